@@ -1,0 +1,61 @@
+"""featreg: vision feature extractors of any framework, chosen by name, in one format.
+
+Importing featreg imports no framework; ``extract`` and ``open_store`` need the extra ``featreg[data]``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featreg.engine import extract as extract
+    from featreg.errors import FeatregError as FeatregError
+    from featreg.extractor import Extractor as Extractor
+    from featreg.extractor import create_extractor as create_extractor
+    from featreg.extractor import describe as describe
+    from featreg.extractor import list_backends as list_backends
+    from featreg.extractor import list_models as list_models
+    from featreg.featureset import FeatureSet as FeatureSet
+    from featreg.preprocess import load_images as load_images
+    from featreg.spec import ExtractionRequest as ExtractionRequest
+    from featreg.spec import FeatureInfo as FeatureInfo
+    from featreg.spec import ModelInfo as ModelInfo
+    from featreg.spec import Preprocess as Preprocess
+    from featreg.stores import FeatureStore as FeatureStore
+    from featreg.stores import open_store as open_store
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ExtractionRequest": "spec",
+    "Extractor": "extractor",
+    "FeatregError": "errors",
+    "FeatureInfo": "spec",
+    "FeatureSet": "featureset",
+    "FeatureStore": "stores",
+    "ModelInfo": "spec",
+    "Preprocess": "spec",
+    "create_extractor": "extractor",
+    "describe": "extractor",
+    "extract": "engine",
+    "list_backends": "extractor",
+    "list_models": "extractor",
+    "load_images": "preprocess",
+    "open_store": "stores",
+}
+
+__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604  (names of _HOMES, loaded on first use)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module on first use (PEP 562): importing featreg stays cheap."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,122 @@
+"""All that the author of a backend imports.
+
+A backend is a class with three methods. ``models`` lists names, ``info`` describes one model without its weights, and
+``open`` returns a :class:`BackendExtractor`, whose ``forward`` runs a batch. Everything else (choosing backends, checking
+requests, inputs and outputs, pooling, conversion to NumPy) is done for all backends alike by :mod:`featreg.extractor`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from featreg import errors
+from featreg.featureset import Array, to_numpy
+from featreg.hookspecs import BackendSpec, hookimpl
+from featreg.spec import (
+    SPEC_VERSION,
+    ExtractionRequest,
+    FeatureInfo,
+    InputRule,
+    MeasuredGrid,
+    ModelInfo,
+    Preprocess,
+    Size,
+)
+
+__all__ = [
+    "SPEC_VERSION",
+    "Array",
+    "Backend",
+    "BackendExtractor",
+    "BackendSpec",
+    "ExtractionRequest",
+    "FeatureInfo",
+    "InputRule",
+    "MeasuredGrid",
+    "ModelInfo",
+    "Preprocess",
+    "Size",
+    "errors",
+    "hookimpl",
+    "normalize",
+]
+
+
+class BackendExtractor(ABC):
+    """One opened model, ready to run: what :meth:`Backend.open` returns.
+
+    ``info`` describes the model and ``features`` the requested layers, one each, in the order of the request.
+    """
+
+    info: ModelInfo
+    features: tuple[FeatureInfo, ...]
+
+    @property
+    def module(self) -> Any:
+        """The framework's own network, for those who need it; None where there is none."""
+        return None
+
+    @abstractmethod
+    def forward(self, batch: Array) -> Sequence[Array]:
+        """The requested features of one batch, as the framework's arrays, in the order of the request.
+
+        ``batch`` is (N, 3, H, W): float, to be used as it is, or uint8 RGB, to be normalised by ``info.preprocess``
+        (see :func:`normalize`). It is a NumPy array, or whatever :meth:`is_native` said True to. Where a text head was
+        asked for it is a list of strings. The arrays share no storage with the input, the weights or each other.
+        """
+
+    def is_native(self, array: Array) -> bool:
+        """Whether ``array`` is of the framework's own type, which :meth:`forward` then gets as it is."""
+        return False
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        """One of :meth:`forward`'s arrays as NumPy."""
+        return to_numpy(array)
+
+    def measure(self, height: int, width: int) -> tuple[FeatureInfo, ...]:
+        """``features`` as they are for one input size, inferred where their grid follows no formula."""
+        return self.features
+
+    def close(self) -> None:
+        """Release what the extractor holds; called once."""
+
+
+class Backend(ABC):
+    """A named provider of models. Made without arguments, once per process; methods may be called from any thread."""
+
+    @abstractmethod
+    def models(self) -> Sequence[str]:
+        """Every model name, sorted; imports the framework at most."""
+
+    def has(self, model: str) -> bool:
+        """Whether :meth:`info` and :meth:`open` take this name (a library's tags, say, that ``models`` leaves out)."""
+        return model in self.models()
+
+    @abstractmethod
+    def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
+        """The model described at an input size (its own where None); no weights are loaded.
+
+        Raises InputError for a size that the model does not take.
+        """
+
+    @abstractmethod
+    def open(self, request: ExtractionRequest) -> BackendExtractor:
+        """The model of a request, built and loaded; ``request.model`` is the name without the backend.
+
+        Raises LayerError, CapabilityError, WeightsError, DeviceError.
+        """
+
+
+def normalize(batch: np.ndarray[Any, Any], preprocess: Preprocess) -> np.ndarray[Any, Any]:
+    """A NumPy batch (N, 3, H, W) as the model wants it: floats as they are, uint8 RGB scaled and normalised, float32."""
+    if batch.dtype != np.uint8:
+        return np.asarray(batch, dtype=np.float32)
+    ordered = batch if preprocess.color == "RGB" else batch[:, ::-1]
+    mean = np.asarray(preprocess.mean, dtype=np.float32).reshape(3, 1, 1)
+    std = np.asarray(preprocess.std, dtype=np.float32).reshape(3, 1, 1)
+    normalized: np.ndarray[Any, Any] = (ordered.astype(np.float32) / np.float32(255) - mean) / std
+    return normalized

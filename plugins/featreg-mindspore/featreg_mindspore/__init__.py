@@ -1,0 +1,21 @@
+"""The plugin of the backend ``mindspore``: what it declares, without importing its framework."""
+
+from __future__ import annotations
+
+from featreg.plugin import BackendSpec, hookimpl
+
+
+@hookimpl
+def featreg_backends() -> list[BackendSpec]:
+    """The one backend of this plugin."""
+    return [
+        BackendSpec(
+            name="mindspore",
+            factory="featreg_mindspore.backend:MindsporeBackend",
+            requirements=("mindspore>=2.5", "mindcv>=0.3"),
+            capabilities=("native_array", "native_names", "weights"),
+            summary="mindcv's models on MindSpore",
+            url="https://github.com/mindspore-lab/mindcv",
+            install='pip install "featreg[mindspore]"',
+        )
+    ]

@@ -1,0 +1,21 @@
+"""The plugin of the backend ``open_clip``: what it declares, without importing its framework."""
+
+from __future__ import annotations
+
+from featreg.plugin import BackendSpec, hookimpl
+
+
+@hookimpl
+def featreg_backends() -> list[BackendSpec]:
+    """The one backend of this plugin."""
+    return [
+        BackendSpec(
+            name="open_clip",
+            factory="featreg_open_clip.backend:OpenClipBackend",
+            requirements=("torch>=2.4", "open_clip_torch>=2.29"),
+            capabilities=("bfloat16", "cuda", "float16", "grad", "native_array", "native_names", "text", "weights"),
+            summary="CLIP models of open_clip, image and text towers",
+            url="https://github.com/mlfoundations/open_clip",
+            install='pip install "featreg[open_clip]"',
+        )
+    ]

@@ -1,0 +1,21 @@
+"""The plugin of the backend ``timm``: what it declares, without importing its framework."""
+
+from __future__ import annotations
+
+from featreg.plugin import BackendSpec, hookimpl
+
+
+@hookimpl
+def featreg_backends() -> list[BackendSpec]:
+    """The one backend of this plugin."""
+    return [
+        BackendSpec(
+            name="timm",
+            factory="featreg_timm.backend:TimmBackend",
+            requirements=("torch>=2.4", "timm>=1.0.12"),
+            capabilities=("bfloat16", "cuda", "float16", "grad", "native_array", "native_names", "output_stride", "weights"),
+            summary="the models of PyTorch Image Models",
+            url="https://huggingface.co/docs/timm",
+            install='pip install "featreg[timm]"',
+        )
+    ]

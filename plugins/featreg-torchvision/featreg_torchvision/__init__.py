@@ -1,0 +1,21 @@
+"""The plugin of the backend ``torchvision``: what it declares, without importing its framework."""
+
+from __future__ import annotations
+
+from featreg.plugin import BackendSpec, hookimpl
+
+
+@hookimpl
+def featreg_backends() -> list[BackendSpec]:
+    """The one backend of this plugin."""
+    return [
+        BackendSpec(
+            name="torchvision",
+            factory="featreg_torchvision.backend:TorchvisionBackend",
+            requirements=("torch>=2.4", "torchvision>=0.19"),
+            capabilities=("bfloat16", "cuda", "float16", "grad", "native_array", "native_names", "weights"),
+            summary="torchvision's models, tapped through torch.fx",
+            url="https://pytorch.org/vision/",
+            install='pip install "featreg[torchvision]"',
+        )
+    ]
