@@ -1,0 +1,172 @@
+"""timm's models: levels and indices as the library declares them, tapped by hooks on its own modules.
+
+timm names a module for each of its feature levels (``feature_info``). Hooks on these modules give the values of
+``features_only`` and ``forward_intermediates`` in one pass together with the heads and any other module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import nn
+
+from featreg.plugin import Preprocess, Size, errors
+from featreg_torch.backend import TorchBackend, Variant
+from featreg_torch.shapes import build_on_meta
+from featreg_torch.taps import HookTaps, Outlet
+
+__all__ = ["TimmBackend"]
+
+FEATURES = "forward_features"
+POOLED = "forward_head(pre_logits=True)"
+LOGITS = "forward_head"
+
+
+class TimmBackend(TorchBackend):
+    """The backend ``timm``. Model names may carry a tag, as in timm itself: ``resnet50.a1_in1k``."""
+
+    name: ClassVar[str] = "timm"
+    capabilities: ClassVar[tuple[str, ...]] = (
+        "bfloat16",
+        "cuda",
+        "float16",
+        "grad",
+        "native_array",
+        "native_names",
+        "output_stride",
+        "weights",
+    )
+
+    def models(self) -> Sequence[str]:
+        return tuple(timm.list_models())
+
+    def has(self, model: str) -> bool:
+        architecture, _, tag = model.partition(".")
+        return timm.is_model(architecture) and (not tag or tag in self.tags(Variant(architecture)))
+
+    def variant(self, model: str) -> Variant:
+        architecture, _, tag = model.partition(".")
+        return Variant(architecture, tag or None)
+
+    def tags(self, variant: Variant) -> Sequence[str]:
+        return [name.partition(".")[2] for name in timm.list_pretrained(f"{variant.model}.*")]
+
+    def build(self, variant: Variant) -> nn.Module:
+        arguments = {} if variant.output_stride is None else {"output_stride": variant.output_stride}
+        try:
+            return timm.create_model(_full_name(variant), pretrained=False, **arguments)
+        except (TypeError, NotImplementedError, AssertionError) as error:
+            if variant.output_stride is None:
+                raise
+            raise errors.CapabilityError(
+                f"timm:{variant.model} cannot be built with output_stride={variant.output_stride}",
+                "a stride that timm can reach by dilation, 8, 16 or 32 in most convolutional nets",
+                f"{type(error).__name__}: {error}",
+            ) from error
+
+    def outlets(self, network: nn.Module, variant: Variant) -> Sequence[Outlet]:
+        declared: list[dict[str, Any]] = list(getattr(network, "feature_info", ()))
+        levels = self._levels(declared, variant)
+        prefix = self.prefix_tokens(network)
+        plain = _is_plain_transformer(network)
+        taps = [
+            Outlet(
+                source=entry["module"],
+                level=levels.get(index),
+                index=index,
+                kind="map" if plain else None,
+                prefix_tokens=prefix,
+                reduction=entry["reduction"] if plain else None,
+                channels=entry["num_chs"],
+            )
+            for index, entry in enumerate(declared)
+        ]
+        width = getattr(network, "num_features", None)
+        patch = declared[-1]["reduction"] if plain and declared else None
+        features = Outlet(FEATURES, head="features", kind="map", prefix_tokens=prefix, reduction=patch, channels=width)
+        heads = [features, Outlet(POOLED, head="pooled"), Outlet(LOGITS, head="logits")]
+        if plain:
+            heads.insert(1, attrs.evolve(features, head="tokens", kind="tokens"))
+        return [*taps, *heads]
+
+    def _levels(self, declared: Sequence[Mapping[str, Any]], variant: Variant) -> dict[int, str]:
+        """The level of each index that has one: the last declared entry of each reduction, before any dilation."""
+        if variant.output_stride is not None:
+            plain = build_on_meta(lambda: self.build(attrs.evolve(variant, output_stride=None)))
+            declared = plain.feature_info
+        last = {entry["reduction"]: index for index, entry in enumerate(declared)}
+        return {index: f"C{round(math.log2(reduction))}" for reduction, index in last.items()}
+
+    def names(self, network: nn.Module) -> Sequence[str]:
+        return [*(name for name, _ in network.named_modules() if name), FEATURES, POOLED, LOGITS]
+
+    def prefix_tokens(self, network: nn.Module) -> int:
+        return int(getattr(network, "num_prefix_tokens", 0))
+
+    def tap(
+        self, network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module], stop_after: int | None = None
+    ) -> nn.Module:
+        return HookTaps(network, sources, takes, _run, stop_after)
+
+    def preprocess(self, variant: Variant) -> Preprocess:
+        config = resolve_data_config({}, pretrained_cfg=_config(variant))
+        _, height, width = config["input_size"]
+        scale = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
+        modes = {"center": "shortest", "squash": "exact", "border": "longest"}
+        interpolation = "bilinear" if config["interpolation"] == "random" else config["interpolation"]
+        return Preprocess(
+            resize=scale,
+            crop=(height, width),
+            mean=config["mean"],
+            std=config["std"],
+            resize_mode=modes[config["crop_mode"]],  # type: ignore[arg-type]
+            interpolation=interpolation,
+            fill=round(255 * sum(config["mean"]) / 3) if config["crop_mode"] == "border" else 0,
+        )
+
+    def native_size(self, variant: Variant) -> Size:
+        _, height, width = resolve_data_config({}, pretrained_cfg=_config(variant))["input_size"]
+        return (height, width)
+
+    def load_tag(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
+        named = variant if tag == "default" else attrs.evolve(variant, tag=tag)
+        if named.tag is not None and named.tag not in self.tags(variant):
+            raise errors.WeightsError(
+                f"timm has no weights {named.tag!r} for {variant.model}",
+                f"'default' or one of {', '.join(self.tags(variant))}",
+                repr(named.tag),
+                errors.near_matches(named.tag, self.tags(variant)),
+                "or pass the path of a checkpoint file",
+            )
+        return timm.create_model(_full_name(named), pretrained=True).state_dict()
+
+
+def _run(network: nn.Module, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    features = network.forward_features(images)
+    yield FEATURES, features
+    if POOLED in wanted:
+        yield POOLED, network.forward_head(features, pre_logits=True)
+    yield LOGITS, network.forward_head(features)
+
+
+def _is_plain_transformer(network: nn.Module) -> bool:
+    """Whether the declared levels are blocks of one stride, whose outputs are sequences of tokens."""
+    reductions = {entry["reduction"] for entry in getattr(network, "feature_info", ())}
+    return len(reductions) == 1 and hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed")
+
+
+def _full_name(variant: Variant) -> str:
+    return f"{variant.model}.{variant.tag}" if variant.tag else variant.model
+
+
+def _config(variant: Variant) -> dict[str, Any]:
+    config = timm.get_pretrained_cfg(_full_name(variant))
+    return config.to_dict() if config is not None else {}
+
+

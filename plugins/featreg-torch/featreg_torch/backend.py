@@ -1,0 +1,191 @@
+"""What every torch backend has in common: a subclass says only what its library calls things."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import nn
+
+from featreg.plugin import Backend, ExtractionRequest, ModelInfo, Preprocess, Size, errors
+from featreg_torch.blueprint import Blueprint
+from featreg_torch.device import DTYPES, find_device
+from featreg_torch.extractor import TorchExtractor
+from featreg_torch.shapes import build_on_meta
+from featreg_torch.state import factory_defaults, seeded
+from featreg_torch.taps import Outlet, Take
+from featreg_torch.weights import is_path, load_into, read_checkpoint
+
+__all__ = ["TorchBackend", "Variant"]
+
+_BLUEPRINTS = 32
+"""How many described networks are kept; they hold no tensors' memory."""
+
+
+@attrs.frozen
+class Variant:
+    """A network that a library can build: the architecture, and what changes its structure or its configuration.
+
+    ``tag`` names pretrained weights, whose preprocessing and input size apply even where they are not loaded.
+    """
+
+    model: str
+    tag: str | None = None
+    output_stride: int | None = None
+
+
+class TorchBackend(Backend):
+    """A backend whose models are torch modules.
+
+    A subclass gives ``name``, ``capabilities``, :meth:`models`, :meth:`build`, :meth:`outlets`, :meth:`names`,
+    :meth:`tap`, :meth:`preprocess`, :meth:`native_size` and :meth:`load_tag`.
+    """
+
+    name: ClassVar[str]
+    capabilities: ClassVar[tuple[str, ...]]
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._blueprint = functools.lru_cache(maxsize=_BLUEPRINTS)(self._draw)
+
+    # --- what a library says ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build(self, variant: Variant) -> nn.Module:
+        """The library's own network with random weights."""
+
+    @abstractmethod
+    def outlets(self, network: nn.Module, variant: Variant) -> Sequence[Outlet]:
+        """The levels, indices and heads of a network, which is on the meta device."""
+
+    @abstractmethod
+    def names(self, network: nn.Module) -> Sequence[str]:
+        """Every native name that can be asked for."""
+
+    @abstractmethod
+    def tap(
+        self, network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module], stop_after: int | None = None
+    ) -> nn.Module:
+        """The network with taps on it; see :class:`featreg_torch.blueprint.Tapper`."""
+
+    @abstractmethod
+    def preprocess(self, variant: Variant) -> Preprocess:
+        """The preprocessing that the variant's weights were trained with."""
+
+    @abstractmethod
+    def native_size(self, variant: Variant) -> Size:
+        """The (height, width) that the variant is made for."""
+
+    @abstractmethod
+    def load_tag(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
+        """The library's pretrained weights of a tag (``"default"`` for its default); raises whatever the library does."""
+
+    def prefix_tokens(self, network: nn.Module) -> int:
+        """How many class, distillation and register tokens stand before the patch tokens."""
+        return 0
+
+    def variant(self, model: str) -> Variant:
+        """The variant of a model name; a library whose names carry tags takes them apart here."""
+        return Variant(model)
+
+    def tags(self, variant: Variant) -> Sequence[str]:
+        """The tags of pretrained weights that the library knows for a variant."""
+        return ()
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that the backend does not have."""
+        if options:
+            raise errors.CapabilityError(f"the backend {self.name!r} takes no options", got=", ".join(options))
+
+    def extractor(self, **parts: Any) -> TorchExtractor:
+        """The extractor of an opened network."""
+        return TorchExtractor(**parts)
+
+    # --- the contract -------------------------------------------------------------------------------------------------
+
+    def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
+        return self._info(self.variant(model), input_size)
+
+    def open(self, request: ExtractionRequest) -> TorchExtractor:
+        self.check_options(request.options)
+        device = find_device(request.device)
+        variant = self._requested(request)
+        blueprint = self._blueprint(variant)
+        info = self._info(variant, None)
+        prefix = self.prefix_tokens(blueprint.network)
+        outlets = [blueprint.outlet(layer, info, prefix) for layer in request.layers]
+        reading = blueprint.read(outlets)
+        network = self._load(variant, request.weights).eval().to(device, DTYPES[request.dtype])
+        readings = zip(reading.features, reading.stored, reading.prefixes, strict=True)
+        takes = [Take(feature, stored, count) for feature, stored, count in readings]
+        taps = self.tap(network, [outlet.source for outlet in outlets], takes, reading.events)
+        return self.extractor(
+            info=info,
+            features=reading.features,
+            network=network,
+            taps=taps.eval(),
+            device=device,
+            dtype=DTYPES[request.dtype],
+            grad=request.grad,
+            measure=functools.partial(self._measure, blueprint, outlets),
+        )
+
+    def _requested(self, request: ExtractionRequest) -> Variant:
+        variant = attrs.evolve(self.variant(request.model), output_stride=request.output_stride)
+        named = request.weights not in (None, "default") and not is_path(str(request.weights))
+        return attrs.evolve(variant, tag=request.weights) if named else variant
+
+    def _info(self, variant: Variant, input_size: Size | None) -> ModelInfo:
+        blueprint = self._blueprint(variant)
+        size = input_size or blueprint.native
+        blueprint.rule.check(*size)
+        features = blueprint.read(blueprint.outlets, size).features
+        tag = f".{variant.tag}" if variant.tag else ""
+        return ModelInfo(
+            self.name,
+            variant.model + tag,
+            size,
+            features,
+            self.preprocess(variant),
+            blueprint.rule,
+            self.capabilities,
+        )
+
+    def _draw(self, variant: Variant) -> Blueprint:
+        with self._lock:
+            network = build_on_meta(lambda: self.build(variant))
+            outlets = self.outlets(network, variant)
+            return Blueprint(network, outlets, self.names(network), self.tap, self.native_size(variant))
+
+    def _measure(self, blueprint: Blueprint, outlets: Sequence[Outlet], size: Size) -> tuple[Any, ...]:
+        return blueprint.read(outlets, size).features
+
+    def _load(self, variant: Variant, weights: str | None) -> nn.Module:
+        with seeded(), factory_defaults("cpu"):
+            network = self.build(variant)
+            if weights is None:
+                return network
+            if is_path(weights):
+                load_into(network, read_checkpoint(weights), weights)
+            else:
+                load_into(network, self._tagged(network, variant, weights), weights)
+        return network
+
+    def _tagged(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
+        try:
+            return self.load_tag(network, variant, tag)
+        except errors.FeatregError:
+            raise
+        except Exception as error:
+            raise errors.WeightsError(
+                f"the pretrained weights {tag!r} of {self.name}:{variant.model} cannot be had",
+                f"a tag that the library can download or has in its cache ({torch.hub.get_dir()}, or HF_HOME)",
+                f"{type(error).__name__}: {error}",
+                errors.near_matches(tag, self.tags(variant)),
+                "pass the path of a checkpoint file as weights, or weights=None for random ones",
+            ) from error

@@ -1,0 +1,44 @@
+"""Leaving the process as it was found: random numbers, default dtype and default device."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+__all__ = ["SEED", "factory_defaults", "seeded"]
+
+SEED = 0
+"""The seed of random weights: two extractors opened with ``weights=None`` are equal."""
+
+
+@contextlib.contextmanager
+def seeded(seed: int = SEED) -> Iterator[None]:
+    """Draw from ``seed`` inside, and put every CPU generator back afterwards (models are built on the CPU)."""
+    torch_state = torch.random.get_rng_state()
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    try:
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed CUDA too
+        random.seed(seed)
+        np.random.seed(seed)
+        yield
+    finally:
+        torch.random.set_rng_state(torch_state)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+@contextlib.contextmanager
+def factory_defaults(device: str) -> Iterator[None]:
+    """Make new tensors float32 on ``device``, whatever defaults the caller has set."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

@@ -1,0 +1,156 @@
+"""Reading layers out of a network while it runs.
+
+An :class:`Outlet` names a place where a tensor leaves the network. A :class:`Take` copies such a tensor at the moment it
+is made, before a later in-place operation can overwrite it, and arranges it as the specification says. :class:`HookTaps`
+runs a network with hooks on the modules that are wanted, and stops as soon as it has them all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import attrs
+import torch
+from torch import nn
+
+from featreg.plugin import FeatureInfo, errors
+
+__all__ = ["Copy", "HookTaps", "Outlet", "Runner", "Stored", "Take", "as_tensor"]
+
+Stored: TypeAlias = Literal["nchw", "nhwc", "nld", "lnd", "nd"]
+"""How the network itself lays a tensor out."""
+
+Runner: TypeAlias = Callable[[nn.Module, Any, frozenset[str]], Iterator[tuple[str, torch.Tensor]]]
+"""Runs a network on a batch and yields, as they are made, the outputs that are no module's: ``(source, tensor)``.
+
+The third argument holds the sources that are wanted, so that a runner can leave out what is not.
+"""
+
+
+@attrs.frozen
+class Outlet:
+    """A place where features leave a network.
+
+    ``source`` is what the taps look for: a module, a graph node, or an output that a runner yields. ``kind`` None takes
+    the kind that the tensor has by itself; ``"map"`` also turns tokens into a map. ``stored`` and ``channels`` help where
+    the observed shapes alone do not tell the layout.
+    """
+
+    source: str
+    level: str | None = None
+    index: int | None = None
+    head: str | None = None
+    kind: Literal["map", "tokens", "vector"] | None = None
+    prefix_tokens: int = 0
+    reduction: int | None = None
+    stored: Stored | None = None
+    channels: int | None = None
+
+
+def as_tensor(output: Any, source: str) -> torch.Tensor:
+    """The one tensor that a module returned; CapabilityError where it returned something else."""
+    if not isinstance(output, torch.Tensor):
+        raise errors.CapabilityError(
+            f"{source!r} does not return one tensor", "a module with one output tensor", type(output).__name__
+        )
+    return output
+
+
+class Copy(nn.Module):
+    """Keeps a tensor as the network made it."""
+
+    def forward(self, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.clone()
+
+
+class Take(nn.Module):
+    """Keeps a tensor as the specification wants it: (N, C, H, W), (N, L, D) or (N, D), contiguous, in storage of its own."""
+
+    def __init__(self, info: FeatureInfo, stored: Stored, prefix_tokens: int) -> None:
+        super().__init__()
+        self.info = info
+        self.stored = stored
+        self.prefix_tokens = prefix_tokens
+
+    def forward(self, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        if self.stored == "nhwc":
+            output = output.permute(0, 3, 1, 2)
+        elif self.stored == "lnd":
+            output = output.transpose(0, 1)
+        if self.info.kind == "map" and self.stored in ("nld", "lnd"):
+            positions = output[:, self.prefix_tokens :].transpose(1, 2)
+            output = positions.unflatten(2, self._grid(inputs))
+        return output.clone(memory_format=torch.contiguous_format)
+
+    def _grid(self, inputs: torch.Tensor) -> tuple[int, int]:
+        return self.info.grid(int(inputs.shape[2]), int(inputs.shape[3]))
+
+
+class _AllFound(Exception):  # noqa: N818  (a signal, not an error)
+    """Every wanted tensor has been made: what the network would do next is not needed."""
+
+
+class HookTaps(nn.Module):
+    """A network whose forward returns the tensors of ``sources``, each through its take, in that order.
+
+    Hooks are on the modules only while a forward runs. A module that runs several times counts with its last output.
+    ``events`` is how many wanted tensors a whole run makes: counted in a run without ``stop_after``, and given back as
+    ``stop_after`` it lets later runs end early. Runs on one network are serialised, since its hooks are shared.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sources: Sequence[str],
+        takes: Sequence[nn.Module],
+        run: Runner,
+        stop_after: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.takes = nn.ModuleList(takes)
+        self.sources = tuple(sources)
+        self.run = run
+        self.stop_after = stop_after
+        self.events = 0
+        self._lock = threading.Lock()
+        modules: Mapping[str, nn.Module] = dict(network.named_modules())
+        self._modules_wanted = {source: modules[source] for source in self.sources if source in modules}
+
+    def forward(self, inputs: Any) -> tuple[torch.Tensor, ...]:
+        found: dict[int, torch.Tensor] = {}
+        events = 0
+
+        def keep(source: str, output: Any) -> None:
+            nonlocal events
+            tensor = as_tensor(output, source)
+            for position, (name, take) in enumerate(zip(self.sources, self.takes, strict=True)):
+                if name == source:
+                    found[position] = take(inputs, tensor)
+            events += 1
+            if events == self.stop_after:
+                raise _AllFound
+
+        with self._lock:
+            handles = [
+                module.register_forward_hook(lambda _, __, output, source=source: keep(source, output))
+                for source, module in self._modules_wanted.items()
+            ]
+            try:
+                for source, output in self.run(self.network, inputs, frozenset(self.sources)):
+                    if source in self.sources:
+                        keep(source, output)
+            except _AllFound:
+                pass
+            finally:
+                for handle in handles:
+                    handle.remove()
+        self.events = events
+        missing = [self.sources[position] for position in range(len(self.sources)) if position not in found]
+        if missing:
+            raise errors.CapabilityError(
+                f"{', '.join(missing)} did not run in the forward pass", "modules that the network runs in evaluation mode"
+            )
+        return tuple(found[position] for position in range(len(self.sources)))

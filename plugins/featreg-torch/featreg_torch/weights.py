@@ -1,0 +1,88 @@
+"""Checkpoints from files: weights only, every key accounted for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from featreg.plugin import errors
+
+__all__ = ["is_path", "load_into", "read_checkpoint"]
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_WRAPPERS = ("state_dict", "model")
+_SHOWN = 10
+
+
+def is_path(weights: str) -> bool:
+    """Whether ``weights`` names a file rather than a tag: it exists, has a separator or a checkpoint's suffix."""
+    return Path(weights).suffix in _SUFFIXES or "/" in weights or "\\" in weights or Path(weights).is_file()
+
+
+def read_checkpoint(path: str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, on the CPU; WeightsError for a missing file, another format or a pickled object."""
+    file = Path(path)
+    if not file.is_file():
+        raise errors.WeightsError(f"there is no checkpoint {path!r}", "a file", "a folder" if file.is_dir() else "nothing")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(file, device="cpu")
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise errors.WeightsError(
+            f"{path!r} holds more than tensors, and pickled objects are not loaded",
+            "a state_dict saved by torch.save, or safetensors",
+            str(error).splitlines()[0],
+            remedy="load it where you trust it and save model.state_dict() alone",
+        ) from error
+    except Exception as error:
+        raise errors.WeightsError(
+            f"{path!r} cannot be read as a checkpoint",
+            f"one of {', '.join(_SUFFIXES)}",
+            f"{type(error).__name__}: {error}",
+        ) from error
+    return _state_dict(content, path)
+
+
+def _state_dict(content: Any, path: str) -> dict[str, torch.Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise errors.WeightsError(f"{path!r} holds no state_dict", "names and tensors", type(content).__name__)
+    return dict(content)
+
+
+def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Copy ``state`` into ``module``; a WeightsError lists every missing, unexpected and mis-shaped key."""
+    own = module.state_dict()
+    problems = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "mis-shaped": [
+            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ],
+    }
+    if any(problems.values()):
+        raise errors.WeightsError(
+            f"the weights of {origin!r} do not fit the model",
+            f"its {len(own)} tensors and no others",
+            "; ".join(f"{len(names)} {what}: {_shorten(names)}" for what, names in problems.items() if names),
+            remedy="check the architecture and the number of classes of the checkpoint",
+        )
+    module.load_state_dict(state, strict=True)
+
+
+def _shorten(names: list[str]) -> str:
+    more = f", … ({len(names) - _SHOWN} more)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
