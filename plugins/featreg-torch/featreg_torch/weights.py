@@ -28,7 +28,9 @@ def read_checkpoint(path: str) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint, on the CPU; WeightsError for a missing file, another format or a pickled object."""
     file = Path(path)
     if not file.is_file():
-        raise errors.WeightsError(f"there is no checkpoint {path!r}", "a file", "a folder" if file.is_dir() else "nothing")
+        raise errors.WeightsError(
+            f"there is no checkpoint {path!r}", "a file", "a folder" if file.is_dir() else "nothing"
+        )
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -1,0 +1,183 @@
+"""Shapes decided from three probes on the meta device equal those of real forward passes at every size."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from featreg.plugin import InputRule, errors
+from featreg_torch.shapes import PROBES, build_on_meta, find_input_rule, probe, read_shapes
+from featreg_torch.taps import Copy, HookTaps, Outlet
+
+LAYERS = {
+    "conv3": lambda: nn.Conv2d(3, 3, 3, stride=2, padding=1),  # ceil
+    "patch2": lambda: nn.Conv2d(3, 3, 2, stride=2),  # floor
+    "pool": lambda: nn.MaxPool2d(2, 2),  # floor
+    "pool_ceil": lambda: nn.MaxPool2d(2, 2, ceil_mode=True),  # ceil
+    "conv7": lambda: nn.Conv2d(3, 3, 7, stride=2, padding=3),  # ceil
+    "same": lambda: nn.Conv2d(3, 3, 3, padding=1),
+    "valid": lambda: nn.Conv2d(3, 3, 3),  # neither
+    "patch4": lambda: nn.Conv2d(3, 3, 4, stride=4),  # floor
+}
+STRIDES = {"conv3": 2, "patch2": 2, "pool": 2, "pool_ceil": 2, "conv7": 2, "same": 1, "valid": 1, "patch4": 4}
+
+
+def run(network, images, wanted):
+    yield "output", network(images)
+
+
+def describe(network, source, native=(192, 192), **outlet):
+    taps = HookTaps(network, [source], [Copy(source)], run)
+    rule, seen = find_input_rule(taps, native)
+    shapes = {size: found[0] for size, found in seen.items()}
+    return rule, read_shapes(Outlet(source, **outlet), native, shapes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    names=st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=5),
+    height=st.integers(1, 200),
+    width=st.integers(1, 200),
+)
+def test_formula_equals_real_forward_at_any_size_or_is_measured(names, height, width):
+    assume(math.prod(STRIDES[name] for name in names) <= 64)
+    build = lambda: nn.Sequential(*(LAYERS[name]() for name in names))  # noqa: E731
+    rule, (info, stored) = describe(build_on_meta(build), "output")
+    assert rule == InputRule()
+    assert stored == "nchw"
+    try:
+        real = build()(torch.zeros(2, 3, height, width)).shape
+    except RuntimeError:
+        real = None
+    if info.rounding == "measured":
+        with pytest.raises(errors.InputError):
+            info.shape(2, 1000003, 17)
+    elif real is None:
+        assert min(height, width) < info.reduction  # too small: the formula gives no cell either
+        with pytest.raises(errors.InputError):
+            info.shape(2, height, width)
+    else:
+        assert info.shape(2, height, width) == tuple(real)
+
+
+@pytest.mark.parametrize(
+    ("names", "rounding", "reduction"),
+    [
+        (["conv3", "conv7"], "ceil", 4),
+        (["patch4", "pool"], "floor", 8),
+        (["pool_ceil"], "ceil", 2),
+        (["conv3", "pool"], "measured", 4),
+        (["valid", "pool"], "measured", 2),
+    ],
+)
+def test_roundings_are_told_apart(names, rounding, reduction):
+    _, (info, _) = describe(build_on_meta(lambda: nn.Sequential(*(LAYERS[name]() for name in names))), "output")
+    assert (info.rounding, info.reduction) == (rounding, reduction)
+
+
+def test_a_stride_beyond_the_probes_is_measured():
+    _, (info, _) = describe(build_on_meta(lambda: nn.Sequential(*(LAYERS["conv3"]() for _ in range(7)))), "output")
+    assert info.rounding == "measured"
+    assert info.shape(2, 256, 320) == (2, 3, 2, 3)
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 4, stride=4)
+
+    def forward(self, images):
+        return self.conv(images).permute(0, 2, 3, 1)
+
+
+def test_channels_last_maps_are_recognised():
+    _, (info, stored) = describe(build_on_meta(ChannelsLast), "output")
+    assert (stored, info.channels, info.reduction, info.rounding) == ("nhwc", 5, 4, "floor")
+
+
+class FixedSize(nn.Module):
+    """A patch embedding with a class token, for 32x32 only."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 6, 8, stride=8)
+        self.position = nn.Parameter(torch.zeros(1, 17, 6))
+
+    def forward(self, images):
+        tokens = self.patch(images).flatten(2).transpose(1, 2)
+        return torch.cat([tokens[:, :1], tokens], dim=1) + self.position
+
+
+def test_fixed_size_networks_get_a_fixed_rule_and_token_grids():
+    rule, (tokens, stored) = describe(build_on_meta(FixedSize), "output", native=(32, 32), prefix_tokens=1)
+    assert rule.fixed == (32, 32)
+    assert (stored, tokens.kind, tokens.shape(3, 32, 32)) == ("nld", "tokens", (3, 17, 6))
+    _, (grid, _) = describe(build_on_meta(FixedSize), "output", native=(32, 32), prefix_tokens=1, kind="map")
+    assert grid.shape(3, 32, 32) == (3, 6, 4, 4)
+
+
+def test_wrong_prefix_and_windows_are_refused():
+    with pytest.raises(errors.CapabilityError, match="no grid"):
+        describe(build_on_meta(FixedSize), "output", native=(32, 32), prefix_tokens=0)
+
+    class Windows(nn.Module):
+        def forward(self, images):
+            return images.reshape(-1, 4, 3)  # the batch is folded into windows
+
+    with pytest.raises(errors.CapabilityError):
+        describe(build_on_meta(Windows), "output", native=(32, 32))
+
+
+class Multiples(nn.Module):
+    def forward(self, images):
+        if images.shape[2] % 16 or images.shape[3] % 16:
+            raise ValueError("multiples of 16 only")
+        return nn.functional.avg_pool2d(images, 16)
+
+
+def test_multiples_are_found():
+    rule, (info, _) = describe(build_on_meta(Multiples), "output", native=(64, 64))
+    assert rule == InputRule(multiple_of=16)
+    assert info.shape(1, 48, 80) == (1, 3, 3, 5)
+
+
+class NeedsNumbers(nn.Module):
+    """Its constructor reads a tensor's value, as torchvision's RegNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, int(torch.tensor([4.0]).item()), 3)
+
+    def forward(self, images):
+        return self.conv(images)
+
+
+def test_constructors_that_need_real_numbers_are_built_on_the_cpu_first():
+    network = build_on_meta(NeedsNumbers)
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    assert not network.training
+
+
+def test_building_leaves_random_numbers_and_defaults_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    torch.set_default_dtype(torch.float64)
+    try:
+        network = build_on_meta(NeedsNumbers)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.rand(1), expected)
+    assert network.conv.weight.dtype == torch.float32
+
+
+def test_probes_are_what_the_proof_needs():
+    (first, second, odd) = PROBES
+    assert all(side % 64 == 0 for side in (*first, *second))
+    assert odd == (first[0] + 1, first[1] - 1)
+    taps = HookTaps(build_on_meta(LAYERS["conv3"]), ["output"], [Copy("output")], run)
+    assert probe(taps, (9, 11)) == [(2, 3, 5, 6)]

@@ -1,0 +1,123 @@
+"""torchvision's classification models, tapped through torch.fx at any node, with inferred levels."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
+from torchvision.transforms import InterpolationMode
+
+from featreg.plugin import Preprocess, Size, errors
+from featreg_torch.backend import TorchBackend, Variant
+from featreg_torch.taps import Outlet
+from featreg_torchvision.graph import Trace, tap_graph
+from featreg_torchvision.levels import find_outlets
+
+__all__ = ["TorchvisionBackend"]
+
+
+class TorchvisionBackend(TorchBackend):
+    """The backend ``torchvision``."""
+
+    name: ClassVar[str] = "torchvision"
+    capabilities: ClassVar[tuple[str, ...]] = (
+        "bfloat16",
+        "cuda",
+        "float16",
+        "grad",
+        "native_array",
+        "native_names",
+        "weights",
+    )
+
+    def models(self) -> Sequence[str]:
+        return tuple(list_models(module=torchvision.models))
+
+    def has(self, model: str) -> bool:
+        return model in list_models()
+
+    def build(self, variant: Variant) -> nn.Module:
+        if variant.model not in self.models():
+            raise errors.CapabilityError(
+                f"torchvision:{variant.model} is no image classification model",
+                "one of torchvision's classification models",
+                remedy="featreg models torchvision lists them",
+            )
+        sized = {"image_size": self.native_size(variant)[0]} if _is_vit(variant.model) else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # googlenet and inception_v3, of their initialisation
+            network: nn.Module = get_model(variant.model, weights=None, **sized)
+        return network
+
+    def outlets(self, network: nn.Module, variant: Variant) -> Sequence[Outlet]:
+        return find_outlets(Trace(network), self.native_size(variant))
+
+    def names(self, network: nn.Module) -> Sequence[str]:
+        return Trace(network).names()
+
+    def prefix_tokens(self, network: nn.Module) -> int:
+        return 1 if isinstance(network, torchvision.models.VisionTransformer) else 0
+
+    def tap(
+        self, network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module], stop_after: int | None = None
+    ) -> nn.Module:
+        return tap_graph(network, sources, takes)
+
+    def default_tag(self, variant: Variant) -> str:
+        return str(get_model_weights(variant.model)["DEFAULT"].name)
+
+    def preprocess(self, variant: Variant) -> Preprocess:
+        transform = _transform(variant.model, variant.tag)
+        (resize,), (crop,) = transform.resize_size, transform.crop_size
+        return Preprocess(
+            resize=(resize, resize),
+            crop=(crop, crop),
+            mean=transform.mean,
+            std=transform.std,
+            interpolation=InterpolationMode(transform.interpolation).value,
+        )
+
+    def native_size(self, variant: Variant) -> Size:
+        (crop,) = _transform(variant.model, variant.tag).crop_size
+        return (crop, crop)
+
+    def tags(self, variant: Variant) -> Sequence[str]:
+        return tuple(get_model_weights(variant.model).__members__)
+
+    def load_tag(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
+        state: Mapping[str, torch.Tensor] = _weights(variant.model, tag).get_state_dict(progress=False, check_hash=True)
+        return state
+
+
+def _is_vit(model: str) -> bool:
+    """Whether a model is built for one image size, which its weights then say (``min_size``)."""
+    return inspect.signature(get_model_builder(model)).return_annotation is torchvision.models.VisionTransformer
+
+
+def _weights(model: str, tag: str | None) -> Any:
+    """The weights of a tag such as ``IMAGENET1K_V2``; for None those whose preprocessing fits the model as built.
+
+    That is torchvision's default, but for vit_h_14, which is built for 224 pixels where its default weights want 518.
+    """
+    known = get_model_weights(model)
+    if tag is None:
+        fitting = [known["DEFAULT"], *known]
+        return (
+            next((one for one in fitting if one.meta["min_size"] == (224, 224)), fitting[0])
+            if _is_vit(model)
+            else fitting[0]
+        )
+    return known[tag]
+
+
+@functools.cache
+def _transform(model: str, tag: str | None) -> Any:
+    transform: Any = _weights(model, tag).transforms()
+    return transform

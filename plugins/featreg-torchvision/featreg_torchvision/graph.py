@@ -1,0 +1,115 @@
+"""Traced networks: named nodes, their shapes, and taps on them.
+
+Nodes are named as torchvision's ``get_graph_node_names`` does. ``create_feature_extractor`` is not used: it reads names
+as regular expressions, gives back taps in execution order, and lets in-place activations overwrite them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from torch import fx, nn
+from torchvision.models.feature_extraction import NodePathTracer
+
+from featreg.plugin import Size
+from featreg_torch.shapes import BATCH, PROBES, Shape
+from featreg_torch.state import factory_defaults
+
+__all__ = ["Trace", "tap_graph"]
+
+_LEAVES = [
+    member for _, member in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(member, nn.Module)
+]
+
+
+class Trace:
+    """A network in evaluation mode as a graph. ``nodes`` holds every named node in execution order."""
+
+    def __init__(self, network: nn.Module) -> None:
+        tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), leaf_modules=_LEAVES)
+        self.network = network
+        self.graph: fx.Graph = tracer.trace(network.eval())
+        self.nodes: dict[str, fx.Node] = {name: node for node, name in tracer.node_to_qualname.items()}
+        self._modules: dict[str, fx.Node] = {}
+        for name, node in self.nodes.items():
+            parts = name.split(".")
+            self._modules |= {".".join(parts[:depth]): node for depth in range(1, len(parts))}
+
+    @property
+    def input(self) -> fx.Node:
+        """The node of the images."""
+        nodes: Iterable[fx.Node] = self.graph.nodes
+        return next(node for node in nodes if node.op == "placeholder")
+
+    @property
+    def output(self) -> Any:
+        """What the network returns: a node, or a structure of nodes."""
+        return next(node for node in self.graph.nodes if node.op == "output").args[0]
+
+    def names(self) -> list[str]:
+        """Every name that :meth:`find` takes: nodes, and modules as the last operation under them."""
+        return list(dict.fromkeys([*self.nodes, *self._modules]))
+
+    def find(self, name: str) -> fx.Node | None:
+        """The node of an exact name, else the last operation under the module of that name."""
+        return self.nodes.get(name) or self._modules.get(name)
+
+    def shapes(self, native: Size) -> dict[str, dict[Size, Shape]]:
+        """The shapes of every node that returns one tensor, at the native size and at those probes that run."""
+        module = fx.GraphModule(self.network, self.graph)
+        names = {node: name for name, node in self.nodes.items()}
+        found: dict[str, dict[Size, Shape]] = {name: {} for name in self.nodes}
+        for size in (native, *PROBES):
+            recorder = _ShapeRecorder(module)
+            try:
+                with torch.no_grad(), factory_defaults("meta"):
+                    recorder.run(torch.empty(BATCH, 3, *size, device="meta"))
+            except Exception:  # a network may refuse another size with any exception
+                if size == native:
+                    raise
+                break
+            for node, shape in recorder.shapes.items():
+                if node in names:
+                    found[names[node]][size] = shape
+        return {name: shapes for name, shapes in found.items() if shapes}
+
+
+class _ShapeRecorder(fx.Interpreter):
+    """Runs a graph and keeps the shape of every tensor."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[fx.Node, Shape] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        output = super().run_node(n)
+        if isinstance(output, torch.Tensor):
+            self.shapes[n] = tuple(output.shape)
+        return output
+
+
+def tap_graph(network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module]) -> fx.GraphModule:
+    """The network as a graph that returns ``sources``, each through its take, and computes nothing else."""
+    trace = Trace(network)
+    module = fx.GraphModule(network, trace.graph)
+    graph = module.graph
+    twins = dict(zip(trace.graph.nodes, graph.nodes, strict=True))
+    images = twins[trace.input]
+    taken = []
+    for position, (source, take) in enumerate(zip(sources, takes, strict=True)):
+        node = trace.find(source)
+        assert node is not None, f"{source!r} is no name of the graph"
+        module.add_submodule(f"take_{position}", take)
+        with graph.inserting_after(twins[node]):
+            taken.append(graph.call_module(f"take_{position}", (images, twins[node])))
+    graph.erase_node(next(node for node in graph.nodes if node.op == "output"))
+    graph.output(tuple(taken))
+    graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module
