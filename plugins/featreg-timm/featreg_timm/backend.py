@@ -128,7 +128,7 @@ class TimmBackend(TorchBackend):
             std=config["std"],
             resize_mode=modes[config["crop_mode"]],  # type: ignore[arg-type]
             interpolation=interpolation,
-            fill=round(255 * sum(config["mean"]) / 3) if config["crop_mode"] == "border" else 0,
+            fill=tuple(round(255 * value) for value in config["mean"]) if config["crop_mode"] == "border" else (0, 0, 0),
         )
 
     def native_size(self, variant: Variant) -> Size:

@@ -1,0 +1,45 @@
+"""One model of every backend over the sample photos: ``python -m nox -s quickstart``.
+
+Weights are random (seeded) unless ``--weights default`` is given, which downloads the libraries' own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import featreg
+from featreg.cli.tables import format_table
+
+RUNS = {
+    "timm:resnet50": ["C2", "C5", "pooled"],
+    "torchvision:resnet50": ["C2", "C5", "pooled"],
+    "open_clip:ViT-B-32": ["C5", "embedding"],
+    "mindspore:resnet50": ["C2", "C5", "pooled"],
+}
+PHOTOS = Path(__file__).parent.parent / "photos"
+
+
+@click.command()
+@click.option("--photos", type=click.Path(path_type=Path), default=PHOTOS, help="A folder of images.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("features"), help="Where the stores go.")
+@click.option("--weights", help="'default', a tag or a file.  [default: random, seeded]")
+def main(photos: Path, out: Path, weights: str | None) -> None:
+    """Extract, then show every layer of every store."""
+    rows = []
+    for model, layers in RUNS.items():
+        path = out / f"{model.replace(':', '-')}.zarr"
+        store = featreg.extract(photos, path, model, layers, weights=weights, overwrite=True, progress=True)
+        backend, _, name = model.partition(":")
+        for layer in layers:
+            shape = "x".join(map(str, store[layer].shape[1:]))
+            rate = f"{store.summary.images_per_second:.1f}"
+            rows.append([backend, name, layer, shape, f"{store.summary.ok}/{len(store)}", rate, str(path)])
+    click.echo(format_table(["backend", "model", "layer", "shape", "rows ok", "images/s", "store"], rows))
+    if weights is None:
+        click.echo("\nWeights are random (seeded): no pretrained weights were asked for.")
+
+
+if __name__ == "__main__":
+    main()
