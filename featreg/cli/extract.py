@@ -1,0 +1,138 @@
+"""The command ``featreg extract``."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featreg.cli.tables import format_table
+from featreg.errors import StoreError
+
+if TYPE_CHECKING:
+    from featreg.stores import FeatureStore
+
+__all__ = ["extract"]
+
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C ended: 128 and the number of SIGINT."""
+
+SHOWN_ERRORS = 3
+
+_INTEGER = re.compile(r"-?[0-9]+")
+
+
+@click.command()
+@click.argument("source")
+@click.argument("store")
+@click.option("--model", required=True, metavar="BACKEND:MODEL", help="As 'featreg models BACKEND' lists them.")
+@click.option("--layer", "layers", multiple=True, required=True, help="Level, head, index or native name; repeatable.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images at a time.")
+@click.option("--device", default=None, help="Where the model runs, such as cpu or cuda:0.  [default: cpu]")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: float32]")
+@click.option("--weights", default=None, help="'default', a tag of the library, or a file.  [default: random]")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
+@click.option("--overwrite", is_flag=True, help="Replace a feature store that is in the way.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.pass_context
+def extract(
+    ctx: click.Context,
+    /,
+    *,
+    source: str,
+    store: str,
+    model: str,
+    layers: tuple[str, ...],
+    batch_size: int,
+    limit: int | None,
+    overwrite: bool,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Run a model over the images in the folder SOURCE and write their features to STORE.
+
+    Images in sub-folders get the sub-folder as their class. An image that cannot be read becomes a row with an error.
+    """
+    import featreg
+
+    try:
+        result = featreg.extract(
+            source,
+            store,
+            model,
+            [int(layer) if _INTEGER.fullmatch(layer) else layer for layer in layers],
+            batch_size=batch_size,
+            limit=limit,
+            overwrite=overwrite,
+            progress=True,
+            **{name: value for name, value in fields.items() if value is not None},
+        )
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {_state(store)}", err=True)
+        ctx.exit(INTERRUPTED)
+    click.echo(json.dumps(_document(result), indent=2) if as_json else _report(result))
+
+
+def _state(path: str) -> str:
+    """What an interrupted run has left behind."""
+    from featreg.stores import open_store
+
+    try:
+        store = open_store(path)
+    except StoreError:
+        return f"no store was written to {path}"
+    done = len(store) - store.summary.pending
+    return f"the store {path} can be opened; {done} of its {len(store)} rows are finished"
+
+
+def _layers(store: FeatureStore) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": record.key,
+            "name": record.info.name,
+            "kind": record.info.kind,
+            "shape": [len(store), *record.shape],
+            "dtype": record.dtype,
+        }
+        for record in store.manifest.layers
+    ]
+
+
+def _document(store: FeatureStore) -> dict[str, Any]:
+    summary = store.summary
+    return {
+        "store": str(store.path),
+        "model": store.manifest.request.model,
+        "weights": store.manifest.request.weights,
+        "rows": summary.rows,
+        "failed": summary.failed,
+        "skipped": summary.skipped,
+        "seconds": summary.seconds,
+        "images_per_second": summary.images_per_second,
+        "layers": _layers(store),
+        "errors": store.errors,
+    }
+
+
+def _report(store: FeatureStore) -> str:
+    summary, request = store.summary, store.manifest.request
+    speed = summary.images_per_second or 0.0
+    rows = [(layer["key"], "x".join(map(str, layer["shape"])), layer["dtype"]) for layer in _layers(store)]
+    lines = [
+        format_table(("layer", "shape", "dtype"), rows),
+        "",
+        f"rows: {summary.rows}, failed: {summary.failed}, files skipped: {summary.skipped}, images/s: {speed:.1f}",
+        *_failures(store),
+        f"model: {request.model}, weights: {request.weights or 'random (seeded), no pretrained weights'}",
+        f"store: {store.path}",
+    ]
+    return "\n".join(lines)
+
+
+def _failures(store: FeatureStore) -> list[str]:
+    """The first errors, a line each; the key in quotes, since a file name may hold anything."""
+    lines = [f"  {key!r}: {error.splitlines()[0]}" for key, error in list(store.errors.items())[:SHOWN_ERRORS]]
+    more = len(store.errors) - len(lines)
+    return [*lines, f"  and {more} more: open_store(...).errors"] if more > 0 else lines

@@ -1,0 +1,187 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import featreg
+from featreg.cli.main import cli
+from featreg.engine import local
+from featreg.sources import FolderSource
+
+PHOTOS = str(Path(__file__).parent.parent / "photos")
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, ["extract", *map(str, arguments)])
+
+
+def tinynet(store, *arguments):
+    return run(PHOTOS, store, "--model", "numpy:tinynet", *arguments)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A good and a bad image and a text."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes((Path(PHOTOS) / "objects" / "coffee.jpg").read_bytes())
+    (folder / "2\n.jpg").write_bytes(b"")
+    (folder / "notes.txt").write_bytes(b"")
+    return folder
+
+
+def test_the_report_says_what_was_done_and_where_it_is(tmp_path):
+    result = tinynet(tmp_path / "s", "--layer", "C5", "--layer", "pooled", "--layer", "-1")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["C5", "12x48x2x2", "float32"] in lines
+    assert ["pooled", "12x48", "float32"] in lines
+    assert ["-1", "12x48x2x2", "float32"] in lines
+    assert "rows: 12, failed: 0, files skipped: 1, images/s: " in result.stdout
+    assert "weights: random (seeded), no pretrained weights" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"store: {tmp_path / 's'}"
+    assert result.stderr == ""
+    assert featreg.open_store(tmp_path / "s").layers == ("C5", "pooled", -1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
+def test_a_terminal_gets_a_progress_bar_on_stderr(tmp_path):
+    import pty
+    import termios
+
+    terminal, stderr = pty.openpty()
+    termios.tcsetwinsize(stderr, (24, 80))
+    os.set_blocking(terminal, False)
+    code = "from featreg.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "extract", PHOTOS, str(tmp_path / "s"), "--model", "numpy:tinynet"]
+    finished = subprocess.run([*command, "--layer", "C5", "--json"], stdout=subprocess.PIPE, stderr=stderr, check=True)
+    assert "12/12" in os.read(terminal, 100_000).decode()
+    os.close(stderr)
+    os.close(terminal)
+    assert json.loads(finished.stdout)["rows"] == 12
+
+
+def test_json_is_one_object_and_nothing_else(tmp_path, images):
+    result = run(images, tmp_path / "s", "--model", "numpy:tinynet", "--layer", "0", "--layer", "logits", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert result.stderr == ""
+    assert (document["rows"], document["failed"], document["skipped"]) == (2, 1, 1)
+    assert document["store"] == str(tmp_path / "s")
+    assert document["model"] == "numpy:tinynet"
+    assert document["weights"] is None
+    assert document["layers"] == [
+        {"key": 0, "name": "stage1", "kind": "map", "shape": [2, 8, 32, 32], "dtype": "float32"},
+        {"key": "logits", "name": "classifier", "kind": "vector", "shape": [2, 10], "dtype": "float32"},
+    ]
+    assert document["images_per_second"] == pytest.approx(2 / document["seconds"])
+    assert document["errors"]["2\n.jpg"].startswith("ImageError: ")
+
+
+def test_failures_are_listed_one_a_line(tmp_path, images):
+    for number in range(3, 8):
+        (images / f"{number}.jpg").write_bytes(b"")
+    result = run(images, tmp_path / "s", "--model", "numpy:tinynet", "--layer", "C5")
+    assert result.exit_code == 0
+    assert "rows: 7, failed: 6, files skipped: 1" in result.stdout
+    assert "  '2\\n.jpg': ImageError: an empty file is no image\n" in result.stdout
+    assert "  and 3 more" in result.stdout
+
+
+def test_options_reach_the_extraction(tmp_path):
+    result = tinynet(
+        tmp_path / "s", "--layer", "C5", "--batch-size", "2", "--limit", "3", "--dtype", "float32", "--json"
+    )
+    assert json.loads(result.stdout)["rows"] == 3
+    direct = featreg.extract(PHOTOS, tmp_path / "direct", "numpy:tinynet", "C5", batch_size=2, limit=3)
+    store = featreg.open_store(tmp_path / "s")
+    assert np.array_equal(store["C5"][:], direct["C5"][:])
+    assert store.manifest.request == direct.manifest.request
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--layer", "C9"], 2, "C9"),
+        (["--layer", "C5", "--device", "cuda"], 2, "cuda"),
+        (["--layer", "C5", "--weights", "default"], 2, "weights"),
+        (["--layer", "C5", "--dtype", "float16"], 2, "float16"),
+        (["--layer", "C5", "--limit", "0"], 2, "limit"),
+        ([], 2, "--layer"),
+    ],
+)
+def test_what_cannot_be_is_said_on_stderr_and_leaves_no_store(tmp_path, arguments, code, said):
+    result = tinynet(tmp_path / "s", *arguments)
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_store_is_replaced_only_on_request(tmp_path):
+    assert tinynet(tmp_path / "s", "--layer", "C5").exit_code == 0
+    refused = tinynet(tmp_path / "s", "--layer", "C4")
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert featreg.open_store(tmp_path / "s").layers == ("C5",)
+    assert tinynet(tmp_path / "s", "--layer", "C4", "--overwrite").exit_code == 0
+    assert featreg.open_store(tmp_path / "s").layers == ("C4",)
+
+
+def test_no_images_is_an_error_and_no_store(tmp_path):
+    (tmp_path / "images").mkdir()
+    result = run(tmp_path / "images", tmp_path / "s", "--model", "numpy:tinynet", "--layer", "C5")
+    assert result.exit_code == 2
+    assert "no images found" in result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_ctrl_c_leaves_a_store_that_opens_and_says_so(tmp_path, monkeypatch):
+    read = FolderSource.read
+
+    def interrupted(self, sample):
+        if sample.key == "people/camera.jpg":
+            raise KeyboardInterrupt
+        return read(self, sample)
+
+    monkeypatch.setattr(FolderSource, "read", interrupted)
+    monkeypatch.setattr("featreg.engine.plan.TASK_BYTES", 4 * 8 * 32 * 32 * 4)
+    result = tinynet(tmp_path / "s", "--layer", "C1", "--batch-size", "2", "--json")
+    assert result.exit_code == 130
+    assert f"the store {tmp_path / 's'} can be opened; 4 of its 12 rows are finished" in result.stderr
+    assert result.stdout == ""
+    assert featreg.open_store(tmp_path / "s").status.tolist() == ["ok"] * 4 + ["pending"] * 8
+
+
+def test_ctrl_c_before_the_store_is_made_leaves_nothing_and_says_so(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "create_extractor", interrupted)
+    result = tinynet(tmp_path / "s", "--layer", "C5")
+    assert result.exit_code == 130
+    assert f"no store was written to {tmp_path / 's'}" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import featreg",
+        "import featreg; featreg.list_backends()",
+        "from featreg.cli.main import cli; cli(['--help'], standalone_mode=False)",
+        "from featreg.cli.main import cli; cli(['backends'], standalone_mode=False)",
+        "from featreg.cli.main import cli; cli(['extract', '--help'], standalone_mode=False)",
+    ],
+)
+def test_nothing_of_the_data_extra_is_imported_before_it_is_used(code):
+    heavy = {"zarr", "pyarrow", "PIL", "tqdm", "numcodecs", "concurrent.futures.thread"}
+    script = f"{code}\nimport sys\nprint(sorted({heavy!r} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"

@@ -1,0 +1,184 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featreg.errors import SourceError
+from featreg.sources import FolderSource, Sample, Source, open_source
+from featreg.sources.folder import natural_order
+
+PHOTOS = Path(__file__).parent.parent / "photos"
+
+
+def folder(root, *names):
+    """Files at these paths, each holding its own name."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.fsencode(name))
+    return FolderSource(root)
+
+
+def keys(source):
+    return [sample.key for sample in source.samples]
+
+
+def test_the_targets_of_the_photos_are_those_of_imagefolder():
+    datasets = pytest.importorskip("torchvision.datasets")
+    expected = datasets.ImageFolder(str(PHOTOS))
+    source = FolderSource(PHOTOS)
+    assert source.kind == "imagefolder"
+    assert list(source.classes) == expected.classes
+    found = {str(PHOTOS / sample.key): sample.target for sample in source.samples}
+    assert found == dict(expected.samples)
+    assert source.skipped == 1
+
+
+def test_classes_are_in_code_point_order_and_keep_their_place_without_images(tmp_path):
+    """As torchvision's ImageFolder has them with allow_empty=True."""
+    datasets = pytest.importorskip("torchvision.datasets")
+    (tmp_path / "b_empty").mkdir()
+    source = folder(tmp_path, "c10/x.jpg", "c9/x.jpg", "C/deep/er/x.jpg", "é/x.jpg")
+    expected = datasets.ImageFolder(str(tmp_path), allow_empty=True)
+    assert list(source.classes) == expected.classes == ["C", "b_empty", "c10", "c9", "é"]
+    assert {str(tmp_path / sample.key): sample.target for sample in source.samples} == dict(expected.samples)
+
+
+def test_rows_are_in_natural_order(tmp_path):
+    assert keys(folder(tmp_path, "10.jpg", "9.jpg", "B.jpg", "a.jpg", "09.jpg")) == [
+        "09.jpg",
+        "9.jpg",
+        "10.jpg",
+        "B.jpg",
+        "a.jpg",
+    ]
+
+
+@given(st.lists(st.integers(0, 10**30), min_size=2, unique=True))
+def test_natural_order_is_the_order_of_the_numbers(numbers):
+    names = [f"x{number}y{number}.png" for number in numbers]
+    assert sorted(names, key=natural_order) == [f"x{number}y{number}.png" for number in sorted(numbers)]
+
+
+@given(st.text(), st.text())
+def test_natural_order_is_total(first, second):
+    assert (natural_order(first) == natural_order(second)) == (first == second)
+    assert (natural_order(first) < natural_order(second)) or (natural_order(first) >= natural_order(second))
+
+
+def test_an_image_at_the_root_makes_it_a_flat_folder(tmp_path):
+    source = folder(tmp_path, "a/x.jpg", "x.jpg")
+    assert (source.kind, source.classes) == ("folder", None)
+    assert {sample.target for sample in source.samples} == {None}
+
+
+def test_suffixes_decide_whatever_their_case_and_the_rest_is_counted(tmp_path):
+    source = folder(
+        tmp_path, "a.JPG", "b.PnG", "notes.txt", "noend", ".hidden.jpg", ".cache/x.jpg", "c.pdf", "text.jpeg"
+    )
+    assert keys(source) == ["a.JPG", "b.PnG", "text.jpeg"]
+    assert source.skipped == 5
+
+
+def test_bytes_are_those_of_the_file(tmp_path):
+    source = folder(tmp_path, "sub/a b%20#?.jpg", "sub/ü\n'\".jpg")
+    assert [source.read(sample) for sample in source.samples] == [os.fsencode(f"{key}") for key in keys(source)]
+    assert all(sample.uri.startswith("file:///") and sample.uri.isascii() for sample in source.samples)
+
+
+def test_a_name_that_is_no_unicode_is_readable_and_its_key_can_be_encoded(tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), b"caf\xe9.jpg")
+    try:
+        Path(os.fsdecode(path)).write_bytes(b"content")
+    except OSError:
+        pytest.skip("this file system takes Unicode only")
+    source = FolderSource(tmp_path)
+    assert keys(source) == ["caf\\xe9.jpg"]
+    assert source.read(source.samples[0]) == b"content"
+
+
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
+    source = folder(tmp_path, "x.jpg/y.jpg")
+    assert keys(source) == ["x.jpg/y.jpg"]
+    assert source.classes == ("x.jpg",)
+
+
+def test_links_in_a_circle_end(tmp_path):
+    folder(tmp_path, "a/x.jpg")
+    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "a" / "here").symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "a" / "self.png").symlink_to(tmp_path / "a" / "self.png")
+    source = FolderSource(tmp_path)
+    assert keys(source) == ["a/self.png", "a/x.jpg"]
+    assert source.skipped == 2
+    with pytest.raises(SourceError, match="cannot be read"):
+        source.read(source.samples[0])
+
+
+def test_a_store_beside_the_images_is_neither_read_nor_a_class(tmp_path):
+    source = folder(tmp_path, "a/x.jpg", "b/x.jpg", "features.zarr/zarr.json", "features.zarr/C5/c/picture.png")
+    assert keys(source) == ["a/x.jpg", "b/x.jpg"]
+    assert (source.classes, source.skipped) == (("a", "b"), 1)
+
+
+def test_linked_folders_are_followed(tmp_path):
+    folder(tmp_path / "elsewhere", "x.jpg")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert keys(FolderSource(tmp_path / "root")) == ["linked/x.jpg"]
+
+
+def test_a_broken_link_is_a_row_that_fails(tmp_path):
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
+    source = FolderSource(tmp_path)
+    with pytest.raises(SourceError) as caught:
+        source.read(source.samples[0])
+    assert "gone.jpg" in caught.value.got
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    folder(tmp_path, "x.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "pipe.jpg")
+    source = FolderSource(tmp_path)
+    assert (keys(source), source.skipped) == (["x.jpg"], 2)
+
+
+def test_a_missing_path_names_what_was_looked_for_and_its_neighbours(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(SourceError) as caught:
+        FolderSource(tmp_path / "photo")
+    assert str(tmp_path / "photo") in caught.value.got
+    assert caught.value.matches == ("photos",)
+
+
+def test_a_file_is_not_a_folder(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"")
+    with pytest.raises(SourceError, match="not a folder"):
+        FolderSource(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize(("names", "said"), [((), "an empty folder"), (("a.txt", ".x.jpg"), "2 other")])
+def test_no_images_is_an_error_that_says_what_was_there(tmp_path, names, said):
+    with pytest.raises(SourceError, match="no images found") as caught:
+        folder(tmp_path, *names)
+    assert said in caught.value.got
+
+
+def test_open_source_takes_paths_and_sources(tmp_path):
+    class Fixed(Source):
+        kind = uri = "fixed"
+        samples = (Sample("a", "fixed:a"),)
+
+        def read(self, sample):
+            return b""
+
+    source = Fixed()
+    assert open_source(source) is source
+    assert len(source) == 1
+    assert len(open_source(str(PHOTOS))) == len(open_source(PHOTOS)) == 12
+    with pytest.raises(SourceError, match="not a source"):
+        open_source(3)

@@ -1,0 +1,500 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+import featreg
+from featreg.errors import LayerError, MissingDependencyError, StoreError, StoreExistsError
+from featreg.sources import Sample
+from featreg.spec import ExtractionRequest, FeatureInfo
+from featreg.stores import disk, layout, writer
+from featreg.stores.layout import FORMAT, LayerRecord, Manifest, SourceRecord, array_names, chunk_rows, read_manifest
+from featreg.stores.writer import StoreWriter, check_free
+
+ROWS, TASK_ROWS = 10, 4
+INDEX = [Sample(f"class/{row}\n.jpg", f"file:///{row}", row % 3) for row in range(ROWS)]
+INFO = {
+    "C5": FeatureInfo("stage5", 3, 32, "map", level="C5", index=4),
+    -2: FeatureInfo("blocks.7", 4, 16, "tokens", prefix_tokens=1),
+    "pooled": FeatureInfo("pool", 5, None, "vector", head="pooled"),
+}
+SHAPES = {"C5": (3, 2, 2), -2: (6, 4), "pooled": (5,)}
+
+
+@pytest.fixture
+def manifest():
+    names = array_names(list(INFO))
+    return Manifest(
+        format=FORMAT,
+        featreg="0.1.0",
+        created="2020-01-01T00:00:00+00:00",
+        rows=ROWS,
+        task_rows=TASK_ROWS,
+        request=ExtractionRequest("numpy:tinynet", tuple(INFO)),
+        fingerprint={"weights": "none", "versions": {"numpy": "1"}},
+        layers=tuple(LayerRecord(key, names[key], INFO[key], SHAPES[key], "float32") for key in INFO),
+        source=SourceRecord("file:///somewhere", "imagefolder", ("x", "y", "z"), 7),
+    )
+
+
+@pytest.fixture
+def features():
+    generator = np.random.default_rng(0)
+    return {key: generator.standard_normal((ROWS, *shape)).astype(np.float32) for key, shape in SHAPES.items()}
+
+
+def commit(store, task, features, errors=()):
+    rows = {key: values[task.start : task.stop].copy() for key, values in features.items()}
+    for row in errors:
+        for values in rows.values():
+            values[row - task.start] = np.nan
+    store.commit(task, rows, {row: f"ImageError: row {row}" for row in errors})
+
+
+def write(path, manifest, features, tasks=None, **options):
+    store = StoreWriter.create(path, manifest, INDEX, **options)
+    for task in manifest.tasks if tasks is None else tasks:
+        commit(store, task, features)
+    return store
+
+
+@pytest.fixture
+def path(tmp_path, manifest, features):
+    """A finished store in which row 5 failed."""
+    store = StoreWriter.create(tmp_path / "s.zarr", manifest, INDEX)
+    for task in manifest.tasks:
+        commit(store, task, features, [5] if task.number == 1 else [])
+    store.finalize()
+    return store.root
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def test_features_come_back_as_they_were_written(path, features):
+    store = featreg.open_store(path)
+    for key, values in features.items():
+        found = np.asarray(store[key])
+        assert found.dtype == np.float32
+        assert np.isnan(found[5]).all()
+        assert np.array_equal(np.delete(found, 5, 0), np.delete(values, 5, 0))
+        assert np.array_equal(store[key][2:4], values[2:4])
+
+
+def test_rows_carry_keys_targets_and_status(path):
+    store = featreg.open_store(str(path))
+    assert store.keys == [sample.key for sample in INDEX]
+    assert store.targets.dtype == np.int64
+    assert store.targets.tolist() == [sample.target for sample in INDEX]
+    assert store.status.tolist() == ["ok"] * 5 + ["error"] + ["ok"] * 4
+    assert store.errors == {"class/5\n.jpg": "ImageError: row 5"}
+    assert store.classes == ("x", "y", "z")
+    assert store.complete
+    assert len(store) == ROWS
+    assert attrs.astuple(store.summary) == (10, 9, 1, 0, 7, None)
+    assert store.summary.images_per_second is None
+
+
+def test_layers_are_found_by_key_level_head_and_name(path, manifest):
+    store = featreg.open_store(path)
+    assert store.layers == ("C5", -2, "pooled")
+    assert dict(store.info) == INFO
+    assert store["stage5"] is store["C5"]
+    assert store["blocks.7"] is store[-2]
+    assert store["pool"] is store["pooled"]
+    assert "C5" in store
+    assert "C4" not in store
+    assert True not in store
+    assert store.manifest == manifest
+    with pytest.raises(LayerError) as caught:
+        store["poled"]
+    assert caught.value.matches[0] == "pooled"
+
+
+def test_a_store_is_neither_iterable_nor_silent_about_itself(path):
+    store = featreg.open_store(path)
+    with pytest.raises(TypeError):
+        iter(store)
+    assert "'C5': (10, 3, 2, 2)" in repr(store)
+
+
+def test_plain_zarr_reads_it_without_a_warning(path, features, recwarn):
+    group = zarr.open_group(path, mode="r")
+    arrays = dict(group.arrays())
+    assert set(arrays) == {"C5", "index_-2", "pooled"}
+    for name, key in (("C5", "C5"), ("index_-2", -2)):
+        assert np.array_equal(arrays[name][:4], features[key][:4])
+        assert arrays[name].shards[0] == TASK_ROWS
+        assert np.isnan(arrays[name].fill_value)
+    assert not [str(warning.message) for warning in recwarn if "zarr" in str(warning.category).lower()]
+
+
+def test_plain_parquet_reads_the_samples(path):
+    table = parquet.read_table(path / "samples.parquet").to_pydict()
+    assert list(table) == ["row", "key", "uri", "target", "status", "error"]
+    assert table["row"] == list(range(ROWS))
+    assert table["uri"] == [sample.uri for sample in INDEX]
+    assert [row for row in range(ROWS) if table["error"][row] is not None] == [5]
+
+
+def test_a_source_without_classes_has_no_targets(tmp_path, manifest, features):
+    plain = attrs.evolve(manifest, source=SourceRecord("file:///x", "folder", None, 0))
+    index = [Sample(sample.key, sample.uri) for sample in INDEX]
+    store = featreg.open_store(StoreWriter.create(tmp_path / "s", plain, index).root)
+    assert store.targets is None
+    assert store.classes is None
+
+
+@pytest.mark.parametrize("place", ["chunk", "index"])
+def test_a_flipped_bit_in_a_shard_does_not_pass_unnoticed(path, place):
+    shard = path / "pooled" / "c" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[3 if place == "chunk" else -8] ^= 1
+    shard.write_bytes(data)
+    store = featreg.open_store(path)
+    with pytest.raises(Exception, match=r"(?i)checksum"):
+        store["pooled"][:4]
+
+
+def test_receipts_hold_the_hash_of_every_shard(path):
+    receipts = sorted((path / "receipts").iterdir())
+    assert [receipt.name for receipt in receipts] == ["00000000.json", "00000001.json", "00000002.json"]
+    for receipt in receipts:
+        shards = json.loads(receipt.read_bytes())["shards"]
+        assert len(shards) == 3
+        assert shards == {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in shards}
+    assert sum(1 for file in path.glob("*/c/**/*") if file.is_file()) == 9
+
+
+def test_a_task_of_nothing_but_failures_has_shards_too(tmp_path, manifest, features):
+    store = StoreWriter.create(tmp_path / "s", manifest, INDEX)
+    commit(store, manifest.tasks[0], features, errors=[0, 1, 2, 3])
+    shards = json.loads((store.root / manifest.tasks[0].receipt).read_bytes())["shards"]
+    assert all((store.root / name).stat().st_size > 4 * 5 * 4 for name in shards)
+
+
+# --- interrupted runs ---------------------------------------------------------------------------------------------
+
+
+def test_rows_without_a_receipt_are_pending(tmp_path, manifest, features):
+    root = write(tmp_path / "s", manifest, features, manifest.tasks[1:2]).root
+    store = featreg.open_store(root)
+    assert not store.complete
+    assert store.status.tolist() == ["pending"] * 4 + ["ok"] * 4 + ["pending"] * 2
+    assert np.isnan(store["C5"][:4]).all()
+    assert np.array_equal(store["C5"][4:8], features["C5"][4:8])
+    assert "6 of 10 rows pending" in repr(store)
+
+
+def test_shards_without_their_receipt_do_not_count(tmp_path, manifest, features, monkeypatch):
+    store = write(tmp_path / "s", manifest, features, manifest.tasks[:1])
+
+    def killed(path, data, exclusive=False):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        commit(store, manifest.tasks[1], features)
+    assert (store.root / "C5/c/1/0/0/0").exists()
+    assert featreg.open_store(store.root).status.tolist() == ["ok"] * 4 + ["pending"] * 6
+
+
+def test_killed_before_the_sample_table_it_reads_the_receipts(path):
+    before = featreg.open_store(path)
+    assert before.complete
+    (path / "samples.parquet").unlink()
+    after = featreg.open_store(path)
+    assert after.complete
+    assert after.status.tolist() == before.status.tolist()
+    assert after.errors == before.errors
+
+
+def test_only_a_complete_store_is_finalized(tmp_path, manifest, features):
+    store = write(tmp_path / "s", manifest, features, manifest.tasks[:2])
+    with pytest.raises(StoreError, match="not complete"):
+        store.finalize()
+    assert not (store.root / "samples.parquet").exists()
+
+
+def test_a_task_is_committed_once(tmp_path, manifest, features):
+    store = write(tmp_path / "s", manifest, features, manifest.tasks[:1])
+    with pytest.raises(StoreError, match="cannot be written"):
+        commit(store, manifest.tasks[0], features)
+
+
+@pytest.mark.parametrize("step", ["_build", "_move_in"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, PermissionError(13, "no")])
+def test_what_fails_while_a_store_is_made_leaves_nothing(tmp_path, manifest, monkeypatch, step, error):
+    original = getattr(writer, step)
+
+    def fails(*arguments, **options):
+        if step == "_build":
+            original(*arguments, **options)
+        raise error
+
+    monkeypatch.setattr(writer, step, fails)
+    with pytest.raises((KeyboardInterrupt, StoreError)):
+        StoreWriter.create(tmp_path / "s", manifest, INDEX)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fails(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr(disk.os, "replace", fails)
+    with pytest.raises(OSError, match="no"):
+        disk.write_atomically(path, b"new")
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"old"]
+
+
+def test_an_exclusive_write_leaves_the_first(tmp_path):
+    disk.write_atomically(tmp_path / "file", b"first", exclusive=True)
+    with pytest.raises(FileExistsError):
+        disk.write_atomically(tmp_path / "file", b"second", exclusive=True)
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"first"]
+
+
+def test_without_hard_links_the_first_wins_too(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(disk.os, "link", unsupported)
+    disk.write_atomically(tmp_path / "file", b"first", exclusive=True)
+    with pytest.raises(FileExistsError):
+        disk.write_atomically(tmp_path / "file", b"second", exclusive=True)
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"first"]
+
+
+# --- what cannot be opened ----------------------------------------------------------------------------------------
+
+
+def test_there_must_be_a_store(tmp_path):
+    with pytest.raises(StoreError, match="there is no store"):
+        featreg.open_store(tmp_path / "nothing")
+    with pytest.raises(StoreError, match="not a feature store"):
+        featreg.open_store(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="not a feature store"):
+        featreg.open_store(tmp_path / "file")
+
+
+def changed(**fields):
+    return lambda plain: json.dumps({**plain, **fields})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda plain: json.dumps(plain)[:-20], "damaged"),
+        (lambda plain: "[]", "damaged"),
+        (lambda plain: "", "damaged"),
+        (changed(rows="10"), "damaged"),
+        (changed(surprise=1), "damaged"),
+        (lambda plain: json.dumps({key: value for key, value in plain.items() if key != "layers"}), "damaged"),
+        (changed(format=2), "another layout"),
+        (lambda plain: "{}", "another layout"),
+        (changed(rows=11), "does not fit"),
+    ],
+)
+def test_a_manifest_that_is_not_as_it_was_is_an_error(path, change, said):
+    plain = json.loads((path / "manifest.json").read_bytes())
+    (path / "manifest.json").write_text(change(plain))
+    with pytest.raises(StoreError, match=said):
+        featreg.open_store(path)
+
+
+def test_a_missing_array_is_an_error(path):
+    os.rename(path / "pooled", path / "moved")
+    with pytest.raises(StoreError, match="'pooled' is damaged or missing"):
+        featreg.open_store(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"task": 1'])
+def test_a_damaged_receipt_is_an_error(path, content):
+    (path / "samples.parquet").unlink()
+    (path / "receipts" / "00000001.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"00000001.*damaged"):
+        featreg.open_store(path).status  # noqa: B018  (the property reads)
+
+
+def test_a_receipt_for_other_rows_is_an_error(path):
+    (path / "samples.parquet").unlink()
+    os.replace(path / "receipts" / "00000000.json", path / "receipts" / "00000001.json")
+    with pytest.raises(StoreError, match="damaged"):
+        featreg.open_store(path).status  # noqa: B018  (the property reads)
+
+
+@pytest.mark.parametrize("content", [b"", b"no parquet"])
+def test_a_damaged_sample_table_is_an_error(path, content):
+    (path / "samples.parquet").write_bytes(content)
+    with pytest.raises(StoreError, match="damaged"):
+        featreg.open_store(path).keys  # noqa: B018  (the property reads)
+
+
+# --- what is not overwritten --------------------------------------------------------------------------------------
+
+
+def test_a_path_that_is_taken_is_refused(path, tmp_path, manifest):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "file")
+    for taken in (path, tmp_path / "empty", tmp_path / "file", tmp_path / "dangling"):
+        with pytest.raises(StoreExistsError):
+            StoreWriter.create(taken, manifest, INDEX)
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_overwriting_replaces_a_store_or_an_empty_folder(path, tmp_path, manifest, features, finished):
+    (tmp_path / "empty").mkdir()
+    if not finished:
+        (path / "samples.parquet").unlink()
+        (path / "receipts" / "00000002.json").unlink()
+        (path / ".samples.parquet.0123").write_bytes(b"left by a run that was killed")
+    for target in (path, tmp_path / "empty"):
+        write(target, manifest, features, [], overwrite=True)
+        assert featreg.open_store(target).summary.pending == ROWS
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "s.zarr"]
+
+
+def test_overwriting_spares_whatever_is_not_a_store_alone(path, tmp_path, manifest):
+    (path / "thesis.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "x.jpg").write_text("mine")
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "manifest.json").write_text('{"format": 1}')
+    before = sorted(tmp_path.rglob("*"))
+    for target, said in (
+        (path, "thesis.txt"),
+        (tmp_path / "file", "file"),
+        (tmp_path / "photos", "not a feature store"),
+    ):
+        with pytest.raises(StoreExistsError, match="refused to overwrite") as caught:
+            StoreWriter.create(target, manifest, INDEX, overwrite=True)
+        assert said in caught.value.got
+    with pytest.raises(StoreExistsError):
+        StoreWriter.create(tmp_path / "fake", manifest, INDEX, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_store_made_meanwhile_is_not_replaced(tmp_path, manifest, features, monkeypatch):
+    original = writer._build
+
+    def slow(root, *arguments):
+        monkeypatch.setattr(writer, "_build", original)
+        write(tmp_path / "s", manifest, features)
+        original(root, *arguments)
+
+    monkeypatch.setattr(writer, "_build", slow)
+    with pytest.raises(StoreExistsError, match="meanwhile"):
+        StoreWriter.create(tmp_path / "s", manifest, INDEX)
+    assert featreg.open_store(tmp_path / "s").complete
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_the_old_store_comes_back_where_the_new_one_cannot_move_in(path, manifest, monkeypatch):
+    rename = os.rename
+
+    def fails(source, target):
+        if Path(target) == path and not (Path(source) / "samples.parquet").exists():
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(writer.os, "rename", fails)
+    with pytest.raises(KeyboardInterrupt):
+        StoreWriter.create(path, manifest, INDEX, overwrite=True)
+    assert featreg.open_store(path).complete
+    assert [entry.name for entry in path.parent.iterdir()] == ["s.zarr"]
+
+
+def test_a_link_to_a_store_is_followed(path, tmp_path, manifest):
+    (tmp_path / "link").symlink_to(path, target_is_directory=True)
+    assert check_free(tmp_path / "link", overwrite=True) == path
+    StoreWriter.create(tmp_path / "link", manifest, INDEX, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert featreg.open_store(path).summary.pending == ROWS
+
+
+def test_missing_parents_are_made(tmp_path, manifest):
+    assert StoreWriter.create(tmp_path / "a" / "b" / "s", manifest, INDEX).root == tmp_path / "a" / "b" / "s"
+
+
+# --- documents and arithmetic -------------------------------------------------------------------------------------
+
+
+def test_the_manifest_survives_json(path, manifest):
+    assert read_manifest(path) == manifest
+
+
+@given(st.lists(st.one_of(st.integers(-20, 20), st.text(min_size=1)), unique_by=lambda key: (type(key), key)))
+def test_array_names_are_safe_and_different_on_every_file_system(layers):
+    names = array_names(layers)
+    assert list(names) == layers
+    folded = [name.casefold() for name in names.values()]
+    assert len(set(folded)) == len(layers)
+    assert not set(folded) & {"manifest.json", "index.parquet", "samples.parquet", "receipts", "zarr.json"}
+    for name in names.values():
+        assert name.isascii()
+        assert not set(name) & set('/\\:*?"<>| %\n')
+        assert not name.startswith((".", "__"))
+        assert not name.endswith(".")
+        assert 0 < len(name) < 120
+
+
+def test_array_names_stay_readable():
+    layers = ["C5", "c5", "layer3.5.relu_2", "a/b", "a-b", "../up", -1, "index_-1", "receipts"]
+    names = ["C5", "c5-2", "layer3.5.relu_2", "a-b", "a-b-2", "--up", "index_-1", "index_-1-2", "receipts-2"]
+    assert list(array_names(layers).values()) == names
+    assert list(array_names(["c5", "C5"]).values()) == ["c5", "C5-2"]
+
+
+@given(st.integers(0, 10), st.integers(1, 10**8))
+def test_chunks_divide_a_shard_and_are_about_a_mebibyte(power, row_bytes):
+    rows = chunk_rows(2**power, row_bytes)
+    assert 2**power % rows == 0
+    assert rows == 1 or rows * row_bytes <= 2**20
+    assert rows == 2**power or 2 * rows * row_bytes > 2**20
+
+
+@given(st.integers(1, 500), st.integers(1, 64))
+def test_tasks_cover_every_row_once(rows, task_rows):
+    tasks = attrs.evolve(_manifest(), rows=rows, task_rows=task_rows).tasks
+    assert [row for task in tasks for row in range(task.start, task.stop)] == list(range(rows))
+    assert [task.number for task in tasks] == list(range(len(tasks)))
+    assert all(task.start == task.number * task_rows and 0 < task.rows <= task_rows for task in tasks)
+
+
+def _manifest():
+    source = SourceRecord("x", "x", None, 0)
+    return Manifest(layout.FORMAT, "", "", 1, 1, ExtractionRequest("m", ("C5",)), {}, (), source)
+
+
+@pytest.mark.parametrize("missing", ["zarr", "pyarrow", "PIL"])
+def test_without_the_extra_the_pip_line_is_given(missing):
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+import featreg
+try:
+    featreg.open_store("x")
+except featreg.FeatregError as error:
+    print(type(error).__name__, error.problem, error.remedy)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.startswith(f"{MissingDependencyError.__name__} data sets and stores need {missing}")
+    assert 'pip install "featreg[data]"' in found
