@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from featreg.errors import ImageError, RequestError
+from featreg.extras import data_extra
 
 __all__ = ["DECODER", "MAX_PIXELS", "Pixels", "decode", "formats", "suffixes"]
 

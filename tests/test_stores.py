@@ -484,14 +484,17 @@ def _manifest():
     return Manifest(layout.FORMAT, "", "", 1, 1, ExtractionRequest("m", ("C5",)), {}, (), source)
 
 
-@pytest.mark.parametrize("missing", ["zarr", "pyarrow", "PIL"])
-def test_without_the_extra_the_pip_line_is_given(missing):
+@pytest.mark.parametrize(
+    ("missing", "call"),
+    [("zarr", "open_store('x')"), ("pyarrow", "open_store('x')"), ("PIL", "load_images"), ("tqdm", "extract")],
+)
+def test_without_the_extra_the_pip_line_is_given(missing, call):
     code = f"""
 import sys
 sys.modules[{missing!r}] = None
 import featreg
 try:
-    featreg.open_store("x")
+    featreg.{call}
 except featreg.FeatregError as error:
     print(type(error).__name__, error.problem, error.remedy)
 """
