@@ -74,7 +74,7 @@ class FeatregError(Exception):
     problem: str
     expected: str = ""
     got: str = ""
-    matches: tuple[str, ...] = ()
+    matches: tuple[str, ...] = attrs.field(default=(), converter=tuple[str, ...])
     remedy: str = ""
 
     def __str__(self) -> str:
@@ -178,9 +178,22 @@ class StoreExistsError(StoreError):
 
 
 def near_matches(word: str, candidates: Iterable[str], limit: int = 5) -> tuple[str, ...]:
-    """The candidates that look most like ``word``, best first; those that contain it come after close spellings."""
-    pool = list(dict.fromkeys(candidates))
+    """The candidates that look most like ``word``, whatever the case.
+
+    Those that begin with it come first, the shortest before the others; then close spellings; then what contains it.
+    """
+    pool: dict[str, list[str]] = {}
+    for name in dict.fromkeys(candidates):
+        pool.setdefault(name.casefold(), []).append(name)
     folded = word.casefold()
-    close = difflib.get_close_matches(word, pool, n=limit, cutoff=0.6)
-    close += [name for name in pool if folded and folded in name.casefold() and name not in close]
-    return tuple(close[:limit])
+    containing = sorted((name for name in pool if folded and folded in name), key=len)
+    beginning = [name for name in containing if name.startswith(folded)]
+    close = sorted(
+        difflib.get_close_matches(folded, pool, n=len(pool) or 1), key=lambda name: (-_ratio(folded, name), name)
+    )
+    ranked = dict.fromkeys([*beginning, *close, *containing])
+    return tuple(name for key in ranked for name in pool[key])[:limit]
+
+
+def _ratio(word: str, name: str) -> float:
+    return difflib.SequenceMatcher(a=name, b=word).ratio()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from featreg.errors import CapabilityError, LayerError, MissingDependencyError, SpecError, near_matches
+from featreg.fields import as_whole
 from featreg.spec import FeatureInfo, Layer
 
 __all__ = ["Array", "FeatureSet", "pool_array", "pooled_info", "to_numpy"]
@@ -52,7 +54,11 @@ class FeatureSet(Mapping[Layer, Array]):
         shapes = ", ".join(f"{key!r}: {tuple(array.shape)}" for key, array in self._arrays.items())
         return f"FeatureSet({{{shapes}}})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureSet, (self._arrays, dict(self.info))
+
     def _key(self, key: object) -> Layer:
+        key = as_whole(key)
         if isinstance(key, str | int) and not isinstance(key, bool):
             if key in self._arrays:
                 return key
@@ -73,18 +79,30 @@ class FeatureSet(Mapping[Layer, Array]):
         return self._map(to_numpy)
 
     def torch(self) -> FeatureSet:
-        """The same features as torch tensors (DLPack where the framework has it, else through NumPy)."""
-        return self._map(_importer("torch", "from_dlpack"))
+        """The same features as torch tensors, through DLPack; read-only arrays are copied, which torch cannot express.
+
+        Raises MissingDependencyError where torch is not installed.
+        """
+        torch = _framework("torch")
+        return self._map(
+            lambda array: array if isinstance(array, torch.Tensor) else torch.from_dlpack(_lendable(array))
+        )
 
     def mindspore(self) -> FeatureSet:
-        """The same features as MindSpore tensors on the CPU."""
-        build = _importer("mindspore", "Tensor")
-        return self._map(lambda array: build(to_numpy(array)))
+        """The same features as MindSpore tensors on the CPU, sharing the memory of contiguous, writable NumPy arrays.
+
+        Raises MissingDependencyError where MindSpore is not installed.
+        """
+        tensor = _framework("mindspore").Tensor
+        return self._map(
+            lambda array: array if isinstance(array, tensor) else tensor.from_numpy(_owned(to_numpy(array)))
+        )
 
     def flatten(self) -> FeatureSet:
         """Every feature as (N, D), row-major."""
-        infos = {key: _vector_info(info, int(np.prod(self._arrays[key].shape[1:]))) for key, info in self.info.items()}
-        return FeatureSet({key: array.reshape(array.shape[0], -1) for key, array in self._arrays.items()}, infos)
+        lengths = {key: math.prod(array.shape[1:]) for key, array in self._arrays.items()}
+        arrays = {key: array.reshape(array.shape[0], lengths[key]) for key, array in self._arrays.items()}
+        return FeatureSet(arrays, {key: _vector_info(info, lengths[key]) for key, info in self.info.items()})
 
     def pool(self, how: Literal["avg", "max", "cls"] = "avg") -> FeatureSet:
         """Every map and every sequence of tokens as one vector per image; vectors stay as they are.
@@ -120,6 +138,8 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
 
 def pool_array(array: Array, info: FeatureInfo, how: str) -> Array:
     """One vector per image, by the framework's own reductions; see :meth:`FeatureSet.pool`."""
+    if how not in ("avg", "max", "cls"):
+        raise SpecError(f"no pooling {how!r}", "'avg', 'max' or 'cls'", repr(how))
     if info.kind == "vector":
         return array
     if how == "cls":
@@ -130,9 +150,7 @@ def pool_array(array: Array, info: FeatureInfo, how: str) -> Array:
     positions = array if info.kind == "map" else array[:, info.prefix_tokens :]
     if how == "avg":
         return positions.mean(axis=axes)
-    if how == "max":
-        return positions.amax(axis=axes) if hasattr(positions, "amax") else positions.max(axis=axes)
-    raise SpecError(f"no pooling {how!r}", "'avg', 'max' or 'cls'", repr(how))
+    return positions.amax(axis=axes) if hasattr(positions, "amax") else positions.max(axis=axes)
 
 
 def pooled_info(info: FeatureInfo) -> FeatureInfo:
@@ -144,20 +162,24 @@ def _vector_info(info: FeatureInfo, channels: int) -> FeatureInfo:
     return FeatureInfo(info.name, channels, None, "vector", info.level, info.index, info.head)
 
 
-def _importer(framework: str, function: str) -> Callable[[Array], Array]:
+def _framework(name: str) -> Any:
     try:
-        module = importlib.import_module(framework)
+        return importlib.import_module(name)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{framework} is not installed", f"{framework} for .{framework}()", remedy=f"pip install {framework}"
+            f"{name} is not installed", f"{name}, for .{name}()", remedy=f"pip install {name}"
         ) from error
-    convert: Callable[[Array], Array] = getattr(module, function)
-    if framework == "torch":
-        return lambda array: array if isinstance(array, module.Tensor) else convert(_dlpack(array))
-    return convert
 
 
-def _dlpack(array: Array) -> Array:
-    """The array itself where it speaks DLPack and may be written, else a NumPy array that does."""
-    plain = array if hasattr(array, "__dlpack__") else to_numpy(array)
-    return plain.copy() if isinstance(plain, np.ndarray) and not plain.flags.writeable else plain
+def _lendable(array: Array) -> Array:
+    """The array itself where it speaks DLPack, else a NumPy array that does."""
+    if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
+        return array
+    plain = to_numpy(array)
+    takes = plain.flags.writeable and plain.dtype.isnative and min(plain.strides, default=0) >= 0
+    return plain if takes else _owned(plain)
+
+
+def _owned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array itself where it is contiguous, of native byte order and may be written, else a copy that is."""
+    return np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS", "WRITEABLE"])

@@ -9,6 +9,7 @@ import attrs
 import pluggy
 
 from featreg.errors import SpecError
+from featreg.fields import IsText, SomeOf, as_names, as_tuple
 from featreg.spec import CAPABILITIES
 
 __all__ = ["PROJECT", "BackendSpec", "featreg_backends", "featreg_conformance_cases", "hookimpl"]
@@ -20,31 +21,33 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
+def _are_texts(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        raise SpecError(f"{attribute.name} is no list of strings", "a list of strings", repr(value))
+
+
 @attrs.frozen
 class BackendSpec:
     """A backend as its plugin declares it, without importing its framework.
 
-    ``name`` is also the entry point's name. ``factory`` is ``"package.module:Class"``, imported on first use. ``spec`` is
-    the range of specification versions it was written for and ``requirements`` the distributions that its factory
-    imports, both as in PEP 440 and PEP 508. ``install`` is the pip line that a user is shown.
+    ``name`` is also the entry point's name. ``factory`` is ``"package.module:Class"``, imported on first use. ``spec``
+    is the range of specification versions it was written for (PEP 440) and ``requirements`` the distributions that its
+    factory imports (PEP 508). ``install`` is the pip line that a user is shown.
     """
 
-    name: str
-    factory: str
-    spec: str = ">=1.0,<2"
-    requirements: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    capabilities: tuple[str, ...] = attrs.field(default=(), converter=lambda names: tuple(sorted(names)))
-    summary: str = ""
-    url: str = ""
-    install: str = ""
+    name: str = attrs.field(validator=IsText())
+    factory: str = attrs.field(validator=IsText())
+    spec: str = attrs.field(default=">=1.0,<2", validator=IsText(empty=True))
+    requirements: tuple[str, ...] = attrs.field(default=(), converter=as_tuple, validator=_are_texts)
+    capabilities: tuple[str, ...] = attrs.field(default=(), converter=as_names, validator=SomeOf(CAPABILITIES))
+    summary: str = attrs.field(default="", validator=IsText(empty=True))
+    url: str = attrs.field(default="", validator=IsText(empty=True))
+    install: str = attrs.field(default="", validator=IsText(empty=True))
 
     def __attrs_post_init__(self) -> None:
         module, separator, name = self.factory.partition(":")
         if not (separator and module and name):
             raise SpecError(f"the factory of {self.name!r} is not importable", "package.module:Class", self.factory)
-        unknown = [name for name in self.capabilities if name not in CAPABILITIES]
-        if unknown:
-            raise SpecError(f"unknown capabilities: {', '.join(unknown)}", f"some of {', '.join(CAPABILITIES)}")
 
 
 @hookspec

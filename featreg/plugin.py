@@ -1,8 +1,9 @@
 """All that the author of a backend imports.
 
 A backend is a class with three methods. ``models`` lists names, ``info`` describes one model without its weights, and
-``open`` returns a :class:`BackendExtractor`, whose ``forward`` runs a batch. Everything else (choosing backends, checking
-requests, inputs and outputs, pooling, conversion to NumPy) is done for all backends alike by :mod:`featreg.extractor`.
+``open`` returns a :class:`BackendExtractor`, whose ``forward`` runs a batch. Everything else (choosing backends,
+checking requests, inputs and outputs, pooling, conversion to NumPy) is done for all backends alike by
+:mod:`featreg.extractor`.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class BackendExtractor(ABC):
         """``features`` as they are for one input size, inferred where their grid follows no formula."""
         return self.features
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (most extractors hold nothing)
         """Release what the extractor holds; called once."""
 
 
@@ -112,7 +113,7 @@ class Backend(ABC):
 
 
 def normalize(batch: np.ndarray[Any, Any], preprocess: Preprocess) -> np.ndarray[Any, Any]:
-    """A NumPy batch (N, 3, H, W) as the model wants it: floats as they are, uint8 RGB scaled and normalised, float32."""
+    """A NumPy batch (N, 3, H, W) as the model wants it, in float32: uint8 RGB scaled and normalised, floats kept."""
     if batch.dtype != np.uint8:
         return np.asarray(batch, dtype=np.float32)
     ordered = batch if preprocess.color == "RGB" else batch[:, ::-1]

@@ -1,23 +1,23 @@
-"""The JSON form of the specification's classes, through cattrs, and their JSON Schemas."""
+"""The JSON form of the specification's classes, through cattrs: strict, and with every mistake named."""
 
 from __future__ import annotations
 
 import functools
 import json
-import types
+import re
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, TypeVar
 
-import attrs
 import cattrs
-from cattrs.errors import ForbiddenExtraKeysError
+from cattrs.errors import ForbiddenExtraKeysError, IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn
 
 from featreg.errors import FeatregError, SpecError
-from featreg.spec import SPEC_VERSION, ExtractionRequest, FeatureInfo, InputRule, MeasuredGrid, ModelInfo, Preprocess
+from featreg.request import thaw
+from featreg.spec import ExtractionRequest, FeatureInfo, InputRule, MeasuredGrid, ModelInfo, Preprocess
 
-__all__ = ["DOCUMENTS", "dumps", "from_dict", "json_schema", "loads", "to_dict"]
+__all__ = ["DOCUMENTS", "dumps", "from_dict", "loads", "schema_name", "to_dict"]
 
 T = TypeVar("T")
 
@@ -31,8 +31,9 @@ def _converter() -> cattrs.Converter:
     for scalar in (int, float, str, bool):
         converter.register_structure_hook(scalar, functools.partial(_strict, scalar))
     converter.register_structure_hook(str | int, lambda value, _: _strict_layer(value))
-    converter.register_structure_hook_func(lambda t: t == Mapping[str, Any], lambda value, _: dict(value))
-    converter.register_unstructure_hook_func(lambda t: t == Mapping[str, Any], dict)
+    converter.register_structure_hook_func(lambda t: t == Mapping[str, Any], lambda value, _: _strict(dict, value, _))
+    converter.register_unstructure_hook_func(lambda t: t == Mapping[str, Any], thaw)
+    converter.register_structure_hook_func(_is_tuple, lambda value, hint: _strict_tuple(converter, hint, value))
     for cls in (MeasuredGrid, *DOCUMENTS):
         converter.register_structure_hook(cls, make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True))
     return converter
@@ -44,6 +45,31 @@ def _strict(scalar: type, value: Any, _: Any) -> Any:
     if type(value) not in accepted:
         raise ValueError(f"expected {scalar.__name__}, got {value!r}")
     return scalar(value)
+
+
+def _is_tuple(hint: Any) -> bool:
+    origin: Any = typing.get_origin(hint)
+    return origin is tuple
+
+
+def _strict_tuple(converter: cattrs.Converter, hint: Any, value: Any) -> tuple[Any, ...]:
+    """From a list only: the letters of a string are no items."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"expected a list, got {value!r}")
+    items = typing.get_args(hint)
+    items = items[:1] * len(value) if items[-1] is Ellipsis else items
+    if len(items) != len(value):
+        raise ValueError(f"expected {len(items)} items, got {value!r}")
+    found, problems = [], []
+    for index, (item, plain) in enumerate(zip(items, value, strict=True)):
+        try:
+            found.append(converter.structure(plain, item))
+        except Exception as error:  # noqa: BLE001  (all of them are reported, as cattrs does for lists)
+            error.add_note(IterableValidationNote(f"item {index}", index, item))
+            problems.append(error)
+    if problems:
+        raise IterableValidationError(f"in {hint}", problems, hint)
+    return tuple(found)
 
 
 def _problem(error: BaseException, kind: type | None) -> str:
@@ -60,6 +86,11 @@ def _strict_layer(value: Any) -> Any:
     return value
 
 
+def schema_name(cls: type) -> str:
+    """The name of a document's JSON Schema in ``specs/``: ``FeatureInfo`` has ``feature-info.schema.json``."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower() + ".schema.json"
+
+
 def to_dict(document: Any) -> dict[str, Any]:
     """A document as plain dictionaries, lists, strings and numbers."""
     plain: dict[str, Any] = json.loads(json.dumps(_converter().unstructure(document)))
@@ -68,13 +99,15 @@ def to_dict(document: Any) -> dict[str, Any]:
 
 def from_dict(cls: type[T], plain: Mapping[str, Any]) -> T:
     """The document that :func:`to_dict` gave; raises SpecError that names every wrong, missing or unknown field."""
+    if not isinstance(plain, Mapping):
+        raise SpecError(f"a {cls.__name__} is a JSON object", "an object", type(plain).__name__)
     try:
         return _converter().structure(plain, cls)
     except FeatregError:
         raise
     except Exception as error:
         problems = "; ".join(cattrs.transform_error(error, format_exception=_problem))
-        raise SpecError(f"not a valid {cls.__name__}: {problems}", f"specs/{cls.__name__}.schema.json") from error
+        raise SpecError(f"not a valid {cls.__name__}: {problems}", f"a document of {schema_name(cls)}") from error
 
 
 def dumps(document: Any) -> str:
@@ -88,61 +121,4 @@ def loads(cls: type[T], text: str | bytes) -> T:
         plain = json.loads(text)
     except ValueError as error:
         raise SpecError(f"not JSON: {error}") from error
-    if not isinstance(plain, dict):
-        raise SpecError(f"a {cls.__name__} is a JSON object", "an object", type(plain).__name__)
     return from_dict(cls, plain)
-
-
-# --- JSON Schema -------------------------------------------------------------------------------------------------
-
-_SCALARS: dict[Any, dict[str, Any]] = {
-    str: {"type": "string"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
-    bool: {"type": "boolean"},
-    type(None): {"type": "null"},
-}
-
-
-def json_schema(cls: type) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of one document, generated from its annotations."""
-    definitions: dict[str, Any] = {}
-    schema = _object(cls, definitions)
-    head = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": cls.__name__,
-        "description": f"{(cls.__doc__ or '').strip().splitlines()[0]} Specification version {SPEC_VERSION}.",
-    }
-    return {**head, **schema, **({"$defs": definitions} if definitions else {})}
-
-
-def _object(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    fields = attrs.fields(cls)
-    return {
-        "type": "object",
-        "properties": {field.name: _of(hints[field.name], definitions) for field in fields},
-        "required": [field.name for field in fields if field.default is attrs.NOTHING],
-        "additionalProperties": False,
-    }
-
-
-def _of(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    if hint in _SCALARS:
-        return _SCALARS[hint]
-    if attrs.has(hint):
-        definitions[hint.__name__] = _object(hint, definitions)
-        return {"$ref": f"#/$defs/{hint.__name__}"}
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return {"enum": list(arguments)}
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_of(argument, definitions) for argument in arguments]}
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return {"type": "array", "items": _of(arguments[0], definitions)}
-    if origin is tuple:
-        items = [_of(argument, definitions) for argument in arguments]
-        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
-    if hint == Mapping[str, Any]:
-        return {"type": "object"}
-    raise TypeError(f"no JSON Schema for {hint!r}")

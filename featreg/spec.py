@@ -1,19 +1,33 @@
 """The specification as data: what a feature, a request, a preprocessing and a model are.
 
-Everything here is frozen, hashable and free of any framework. ``specs/`` holds the prose and the JSON Schemas of the same
-classes, :mod:`featreg.serialize` the JSON form.
+Everything here is frozen, hashable and free of any framework. ``specs/`` holds the prose and the JSON Schemas of the
+same classes, :mod:`featreg.serialize` the JSON form.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+import operator
+from typing import Literal, TypeAlias
 
 import attrs
 
 from featreg.errors import InputError, LayerError, SpecError, near_matches
+from featreg.fields import (
+    AtLeast,
+    IsColor,
+    IsNumbers,
+    IsSize,
+    IsText,
+    OneOf,
+    SomeOf,
+    as_color,
+    as_names,
+    as_numbers,
+    as_pair,
+    as_tuple,
+    as_whole,
+)
+from featreg.request import ExtractionRequest, Layer
 
 __all__ = [
     "CAPABILITIES",
@@ -34,7 +48,6 @@ SPEC_VERSION = "1.0"
 
 Kind: TypeAlias = Literal["map", "tokens", "vector"]
 Rounding: TypeAlias = Literal["ceil", "floor", "measured"]
-Layer: TypeAlias = str | int
 Size: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
 
@@ -42,49 +55,28 @@ LEVELS = tuple(f"C{k}" for k in range(8))
 """The canonical levels: level Ck lies at stride 2**k, as in feature pyramids (Lin et al. 2017, arXiv:1612.03144)."""
 
 HEADS = ("features", "pooled", "logits", "tokens", "embedding", "text_embedding")
-"""The heads: final unpooled features, the vector before the classifier, its output, the final tokens, CLIP's two towers."""
+"""The final unpooled features, the vector before the classifier, its output, the final tokens, CLIP's two towers."""
 
-CAPABILITIES = ("native_names", "native_array", "grad", "output_stride", "weights", "float16", "bfloat16", "cuda", "text")
+CAPABILITIES = (
+    "native_names",
+    "native_array",
+    "grad",
+    "output_stride",
+    "weights",
+    "float16",
+    "bfloat16",
+    "cuda",
+    "text",
+)
 """What a backend may declare beyond the minimum; asking for what is not declared raises CapabilityError."""
-
-
-def _checked(value: Any, allowed: Sequence[Any], what: str) -> None:
-    if value not in allowed:
-        raise SpecError(f"{what} cannot be {value!r}", f"one of {', '.join(map(repr, allowed))}", repr(value))
-
-
-def _one_of(*allowed: Any) -> Any:
-    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        _checked(value, allowed, attribute.name)
-
-    return check
-
-
-def _at_least(least: int) -> Any:
-    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise SpecError(f"{attribute.name} is out of range", f"a whole number of at least {least}", repr(value))
-
-    return check
-
-
-def _size(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is None:
-        return
-    if not isinstance(value, tuple) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
-        raise SpecError(f"{attribute.name} is not a size", "(height, width), two positive whole numbers", repr(value))
-
-
-def _pair(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 @attrs.frozen
 class MeasuredGrid:
     """The height and width of a feature map at one input size, measured because no closed form holds for it."""
 
-    input_size: Size = attrs.field(converter=_pair, validator=_size)
-    grid: Size = attrs.field(converter=_pair, validator=_size)
+    input_size: Size = attrs.field(converter=as_pair, validator=IsSize())
+    grid: Size = attrs.field(converter=as_pair, validator=IsSize())
 
 
 @attrs.frozen
@@ -97,22 +89,27 @@ class FeatureInfo:
     distillation and register tokens at the front of ``tokens``; maps never contain them.
     """
 
-    name: str
-    channels: int = attrs.field(validator=_at_least(1))
-    reduction: int | None = attrs.field(validator=_at_least(1))
-    kind: Kind = attrs.field(validator=_one_of("map", "tokens", "vector"))
-    level: str | None = attrs.field(default=None, validator=_one_of(None, *LEVELS))
-    index: int | None = attrs.field(default=None, validator=_at_least(0))
-    head: str | None = attrs.field(default=None, validator=_one_of(None, *HEADS))
-    prefix_tokens: int = attrs.field(default=0, validator=_at_least(0))
-    rounding: Rounding = attrs.field(default="ceil", validator=_one_of("ceil", "floor", "measured"))
-    measured: tuple[MeasuredGrid, ...] = attrs.field(default=(), converter=tuple)
+    name: str = attrs.field(validator=IsText(empty=True))
+    channels: int = attrs.field(converter=as_whole, validator=AtLeast(1))
+    reduction: int | None = attrs.field(converter=as_whole, validator=AtLeast(1, optional=True))
+    kind: Kind = attrs.field(validator=OneOf(("map", "tokens", "vector")))
+    level: str | None = attrs.field(default=None, validator=OneOf((None, *LEVELS)))
+    index: int | None = attrs.field(default=None, converter=as_whole, validator=AtLeast(0, optional=True))
+    head: str | None = attrs.field(default=None, validator=OneOf((None, *HEADS)))
+    prefix_tokens: int = attrs.field(default=0, converter=as_whole, validator=AtLeast(0))
+    rounding: Rounding = attrs.field(default="ceil", validator=OneOf(("ceil", "floor", "measured")))
+    measured: tuple[MeasuredGrid, ...] = attrs.field(default=(), converter=as_tuple)
 
     def __attrs_post_init__(self) -> None:
         if (self.reduction is None) != (self.kind == "vector"):
             raise SpecError(
                 f"feature {self.name!r} of kind {self.kind!r} has reduction {self.reduction}",
                 "a reduction for maps and tokens, none for vectors",
+            )
+        sizes = [entry.input_size for entry in self.measured]
+        if (sizes and self.rounding != "measured") or len(sizes) != len(set(sizes)):
+            raise SpecError(
+                f"the measured grids of {self.name!r} contradict", "rounding 'measured', each size once", str(sizes)
             )
         if self.prefix_tokens and self.kind != "tokens":
             raise SpecError(f"feature {self.name!r} of kind {self.kind!r} cannot hold prefix tokens")
@@ -124,6 +121,7 @@ class FeatureInfo:
         """
         if self.reduction is None:
             raise SpecError(f"feature {self.name!r} is a vector and has no grid")
+        height, width = operator.index(height), operator.index(width)
         if self.rounding == "measured":
             for entry in self.measured:
                 if entry.input_size == (height, width):
@@ -158,12 +156,12 @@ class FeatureInfo:
 
 @attrs.frozen
 class InputRule:
-    """The image sizes that a model takes: one fixed size, or any at least ``minimum`` and a multiple of ``multiple_of``."""
+    """The image sizes that a model takes: one ``fixed`` size, or each from ``minimum`` on by ``multiple_of``."""
 
-    fixed: Size | None = attrs.field(default=None, converter=_pair, validator=_size)
-    multiple_of: int = attrs.field(default=1, validator=_at_least(1))
-    minimum: Size = attrs.field(default=(1, 1), converter=_pair, validator=_size)
-    channels: int = attrs.field(default=3, validator=_at_least(1))
+    fixed: Size | None = attrs.field(default=None, converter=as_pair, validator=IsSize(optional=True))
+    multiple_of: int = attrs.field(default=1, converter=as_whole, validator=AtLeast(1))
+    minimum: Size = attrs.field(default=(1, 1), converter=as_pair, validator=IsSize())
+    channels: int = attrs.field(default=3, converter=as_whole, validator=AtLeast(1))
 
     def __str__(self) -> str:
         if self.fixed is not None:
@@ -200,26 +198,23 @@ Triple: TypeAlias = tuple[float, float, float]
 class Preprocess:
     """How an RGB image becomes the model's input, as data.
 
-    The image is resized (``shortest``: the shorter side becomes ``resize[0]``; ``longest``: the image fits into
-    ``resize``; ``exact``: both sides are set), cropped around the centre to ``crop``, padded with ``fill`` where it is
-    smaller, scaled to [0, 1], and normalised by ``mean`` and ``std`` in the order of ``color``. All sizes are (height,
-    width). The steps up to the crop run on the CPU in uint8, the rest on the device.
+    The image is resized (``shortest``: it covers ``resize``, so that for a square the shorter side becomes
+    ``resize[0]``; ``longest``: it fits into ``resize``; ``exact``: both sides are set), cropped around the centre to
+    ``crop``, padded with ``fill`` where it is smaller (RGB from 0 to 255; one number stands for three), scaled to
+    [0, 1], and normalised by ``mean`` and ``std`` in the order of ``color``. All sizes are (height, width). The steps
+    up to the crop run on the CPU in uint8, the rest on the device.
     """
 
-    resize: Size | None = attrs.field(converter=_pair, validator=_size)
-    crop: Size | None = attrs.field(converter=_pair, validator=_size)
-    mean: Triple = attrs.field(converter=tuple)
-    std: Triple = attrs.field(converter=tuple)
-    resize_mode: ResizeMode = attrs.field(default="shortest", validator=_one_of("shortest", "longest", "exact"))
+    resize: Size | None = attrs.field(converter=as_pair, validator=IsSize(optional=True))
+    crop: Size | None = attrs.field(converter=as_pair, validator=IsSize(optional=True))
+    mean: Triple = attrs.field(converter=as_numbers, validator=IsNumbers())
+    std: Triple = attrs.field(converter=as_numbers, validator=IsNumbers(positive=True))
+    resize_mode: ResizeMode = attrs.field(default="shortest", validator=OneOf(("shortest", "longest", "exact")))
     interpolation: Interpolation = attrs.field(
-        default="bilinear", validator=_one_of("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+        default="bilinear", validator=OneOf(("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"))
     )
-    fill: int = attrs.field(default=0, validator=_at_least(0))
-    color: Literal["RGB", "BGR"] = attrs.field(default="RGB", validator=_one_of("RGB", "BGR"))
-
-    def __attrs_post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise SpecError("mean and std are three numbers each, std above 0", got=f"{self.mean}, {self.std}")
+    fill: tuple[int, int, int] = attrs.field(default=(0, 0, 0), converter=as_color, validator=IsColor())
+    color: Literal["RGB", "BGR"] = attrs.field(default="RGB", validator=OneOf(("RGB", "BGR")))
 
 
 @attrs.frozen
@@ -229,17 +224,15 @@ class ModelInfo:
     ``input_size`` is the (height, width) that it was described at, ``features`` every level, index and head.
     """
 
-    backend: str
-    model: str
-    input_size: Size = attrs.field(converter=_pair, validator=_size)
-    features: tuple[FeatureInfo, ...] = attrs.field(converter=tuple)
+    backend: str = attrs.field(validator=IsText())
+    model: str = attrs.field(validator=IsText())
+    input_size: Size = attrs.field(converter=as_pair, validator=IsSize())
+    features: tuple[FeatureInfo, ...] = attrs.field(converter=as_tuple)
     preprocess: Preprocess
     input_rule: InputRule = attrs.field(factory=InputRule)
-    capabilities: tuple[str, ...] = attrs.field(default=(), converter=lambda names: tuple(sorted(names)))
+    capabilities: tuple[str, ...] = attrs.field(default=(), converter=as_names, validator=SomeOf(CAPABILITIES))
 
     def __attrs_post_init__(self) -> None:
-        for name in self.capabilities:
-            _checked(name, CAPABILITIES, "a capability")
         for field in ("level", "index", "head"):
             values = [getattr(feature, field) for feature in self.features if getattr(feature, field) is not None]
             if len(values) != len(set(values)):
@@ -261,9 +254,10 @@ class ModelInfo:
 
         Raises LayerError with the nearest matches.
         """
+        layer = as_whole(layer)
         if isinstance(layer, int) and not isinstance(layer, bool):
             return self._by_index(layer)
-        for field in ("level", "head", "name"):
+        for field in ("level", "head", "name") if isinstance(layer, str) else ():
             for feature in self.features:
                 if getattr(feature, field) == layer:
                     return feature
@@ -277,72 +271,14 @@ class ModelInfo:
 
     def _by_index(self, index: int) -> FeatureInfo:
         indexed = {feature.index: feature for feature in self.features if feature.index is not None}
-        position = index + len(indexed) if index < 0 else index
-        if position in indexed:
-            return indexed[position]
+        order = sorted(indexed)
+        if index in indexed:
+            return indexed[index]
+        if -len(order) <= index < 0:
+            return indexed[order[index]]
         raise LayerError(
             f"{self.id} has no index {index}",
-            f"from {-len(indexed)} to {len(indexed) - 1}" if indexed else "no index: the model declares none",
+            f"one of {order}, or from {-len(order)} to -1" if order else "no index: the model declares none",
             str(index),
             remedy=f"featreg describe {self.id} lists them all",
         )
-
-
-def _layers(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int) else tuple(value)
-
-
-def _frozen_options(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    try:
-        text = json.dumps(dict(value), sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise SpecError("options hold something that JSON cannot", "a mapping of JSON values", repr(value)) from error
-    return MappingProxyType(json.loads(text))
-
-
-def _canonical(options: Mapping[str, Any]) -> str:
-    return json.dumps(dict(options), sort_keys=True)
-
-
-@attrs.frozen
-class ExtractionRequest:
-    """What to extract, from which model, and how. Equal requests are equal, hash equal and survive JSON and pickling.
-
-    ``weights`` None means random weights from a fixed seed; ``"default"`` or a tag the library's own; else a path.
-    ``array`` is ``"numpy"`` or ``"native"`` (the framework's own arrays, left on the device). ``pool`` turns maps and
-    tokens into vectors: ``"avg"`` and ``"max"`` over the positions (prefix tokens left out), ``"cls"`` the first prefix
-    token. ``grad`` keeps the autograd graph and needs ``array="native"``. ``options`` are the backend's own.
-    """
-
-    model: str
-    layers: tuple[Layer, ...] = attrs.field(converter=_layers)
-    weights: str | None = None
-    pool: Literal["avg", "max", "cls"] | None = attrs.field(default=None, validator=_one_of(None, "avg", "max", "cls"))
-    output_stride: int | None = attrs.field(default=None, validator=_at_least(1))
-    device: str = "cpu"
-    dtype: Literal["float32", "float16", "bfloat16"] = attrs.field(
-        default="float32", validator=_one_of("float32", "float16", "bfloat16")
-    )
-    grad: bool = False
-    array: Literal["numpy", "native"] = attrs.field(default="numpy", validator=_one_of("numpy", "native"))
-    options: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_options, eq=_canonical)
-
-    def __attrs_post_init__(self) -> None:
-        if not self.layers:
-            raise LayerError("no layer was asked for", "at least one level, index, native name or head")
-        for layer in self.layers:
-            if not isinstance(layer, str | int) or isinstance(layer, bool) or layer == "":
-                raise LayerError(f"{layer!r} is not a layer", "a level, an index, a native name or a head")
-        repeated = sorted({str(layer) for layer in self.layers if self.layers.count(layer) > 1})
-        if repeated:
-            raise LayerError(f"layers asked for more than once: {', '.join(repeated)}", remedy="name each layer once")
-        if self.grad and self.array != "native":
-            raise SpecError("grad=True needs array='native': NumPy arrays carry no gradient", got=f"array={self.array!r}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        values = attrs.asdict(self, recurse=False, filter=lambda field, _: field.name != "options")
-        return _rebuild, (values, dict(self.options))
-
-
-def _rebuild(values: dict[str, Any], options: dict[str, Any]) -> ExtractionRequest:
-    return ExtractionRequest(**values, options=options)

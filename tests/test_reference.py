@@ -65,7 +65,7 @@ def test_floats_go_in_as_they_are() -> None:
         np.testing.assert_allclose(value, floats[key], rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 80), st.integers(1, 80))
 def test_shapes_are_those_predicted(batch: int, height: int, width: int) -> None:
     info = featreg.describe("numpy:tinynet", (height, width))

@@ -258,6 +258,27 @@ def test_failure_is_raised_afresh(plugins: Any) -> None:
     assert all(failure.__traceback__ is None for failure in backends.failures().values())
 
 
+def test_error_of_the_plugins_own_is_kept_as_it_is(plugins: Any) -> None:
+    plugins.backend(
+        "own",
+        spec("'own', 'fake_own:make'")
+        + """
+    from featreg.plugin import errors
+
+    class LicenceError(errors.PluginError):
+        def __init__(self, *, seats): super().__init__(f"only {seats} seats", remedy="buy more")
+
+    def make(): raise LicenceError(seats=3)
+    """,
+    )
+    backends = registry()
+    for _ in range(2):
+        with pytest.raises(errors.PluginError, match="only 3 seats") as caught:
+            backends.backend("own")
+        assert type(caught.value).__name__ == "LicenceError"
+        assert caught.value.remedy == "buy more"
+
+
 def test_failure_keeps_no_frame_alive(plugins: Any) -> None:
     class Images:
         pass

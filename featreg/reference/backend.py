@@ -6,6 +6,7 @@ Its weights are fixed: they are drawn from a seeded generator, scaled as in He e
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -38,7 +39,8 @@ class NumpyBackend(Backend):
 
     def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
         stages = [
-            FeatureInfo(f"stage{k}", CHANNELS[k], 2**k, "map", level=f"C{k}", index=k - 1) for k in range(1, len(CHANNELS))
+            FeatureInfo(f"stage{k}", CHANNELS[k], 2**k, "map", level=f"C{k}", index=k - 1)
+            for k in range(1, len(CHANNELS))
         ]
         heads = [
             FeatureInfo("stage5", CHANNELS[-1], 32, "map", head="features"),
@@ -46,7 +48,8 @@ class NumpyBackend(Backend):
             FeatureInfo("classifier", CLASSES, None, "vector", head="logits"),
         ]
         capabilities = ("native_array", "native_names")
-        return ModelInfo("numpy", model, input_size or (64, 64), [*stages, *heads], PREPROCESS, capabilities=capabilities)
+        features = (*stages, *heads)
+        return ModelInfo("numpy", model, input_size or (64, 64), features, PREPROCESS, capabilities=capabilities)
 
     def open(self, request: ExtractionRequest) -> BackendExtractor:
         if request.device != "cpu":
@@ -85,7 +88,7 @@ def weights() -> tuple[tuple[Floats, ...], Floats]:
     generator = np.random.default_rng(0)
     kernels = tuple(
         (generator.standard_normal((after, before, 3, 3)) * (2 / (before * 9)) ** 0.5).astype(np.float32)
-        for before, after in zip(CHANNELS, CHANNELS[1:], strict=False)
+        for before, after in itertools.pairwise(CHANNELS)
     )
     return kernels, generator.standard_normal((CHANNELS[-1], CLASSES)).astype(np.float32)
 
@@ -93,6 +96,7 @@ def weights() -> tuple[tuple[Floats, ...], Floats]:
 def convolve(x: Floats, kernel: Floats) -> Floats:
     """A 3x3 convolution of stride 2 with padding 1: (N, C, H, W) becomes (N, K, ceil(H / 2), ceil(W / 2))."""
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::2, ::2]
+    rows = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=2)[:, :, ::2]
+    windows = np.lib.stride_tricks.sliding_window_view(rows, 3, axis=3)[:, :, :, ::2]
     out: Floats = np.tensordot(windows, kernel, axes=([1, 4, 5], [1, 2, 3])).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(out)

@@ -1,0 +1,152 @@
+"""What goes into an extractor and what comes out of a backend, checked alike for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from featreg.errors import BackendError, CapabilityError, InputError, LayerError
+from featreg.featureset import Array, to_numpy
+from featreg.spec import HEADS, LEVELS, ExtractionRequest, FeatureInfo, InputRule
+
+__all__ = [
+    "as_numpy_batch",
+    "as_texts",
+    "broken_contract",
+    "check_batch",
+    "check_capabilities",
+    "check_features",
+    "check_outputs",
+    "takes_text",
+]
+
+RANKS = {"map": 4, "tokens": 3, "vector": 2}
+
+
+def check_capabilities(request: ExtractionRequest, capabilities: Sequence[str], owner: str) -> None:
+    """Raise CapabilityError for whatever is asked beyond the minimum and not declared."""
+    wanted = {
+        "grad": request.grad,
+        "native_array": request.array == "native",
+        "output_stride": request.output_stride is not None,
+        "weights": request.weights is not None,
+        request.dtype: request.dtype != "float32",
+        "cuda": request.device.startswith("cuda"),
+    }
+    for capability, asked in wanted.items():
+        if asked and capability not in capabilities:
+            raise CapabilityError(
+                f"{owner} does not support {capability}",
+                f"some of {', '.join(capabilities) or '(no capability beyond the minimum)'}",
+                capability,
+                remedy="featreg backends --json lists what each backend supports",
+            )
+
+
+def check_features(request: ExtractionRequest, features: Sequence[FeatureInfo]) -> None:
+    """Raise BackendError unless a backend describes the layers of the request, and in that order.
+
+    Raises LayerError for texts and images together, CapabilityError for ``pool="cls"`` without a class token.
+    """
+    if len(features) != len(request.layers):
+        raise broken_contract(request.model, f"{len(request.layers)} features", str(len(features)))
+    for layer, info in zip(request.layers, features, strict=True):
+        other = (layer in LEVELS and info.level != layer) or (layer in HEADS and info.head != layer)
+        if other:
+            raise broken_contract(request.model, f"the description of {layer!r}", repr(info))
+        if request.pool == "cls" and info.kind != "vector" and not info.prefix_tokens:
+            raise CapabilityError(
+                f"{layer!r} of {request.model} has no class token",
+                "tokens with a prefix",
+                info.kind,
+                remedy="pool='avg' or pool='max'",
+            )
+    if takes_text(features) and not all(info.head == "text_embedding" for info in features):
+        raise LayerError(
+            "text and image layers cannot be asked for together",
+            got=str(list(request.layers)),
+            remedy="open two extractors",
+        )
+
+
+def takes_text(features: Sequence[FeatureInfo]) -> bool:
+    """Whether the inputs are texts rather than images."""
+    return any(info.head == "text_embedding" for info in features)
+
+
+def as_texts(inputs: Any) -> list[str]:
+    """A batch of texts; raises InputError for anything else, and for none."""
+    if isinstance(inputs, str) or not isinstance(inputs, Sequence) or not all(isinstance(text, str) for text in inputs):
+        raise InputError("the text tower takes texts", "a list of strings", type(inputs).__name__)
+    if not inputs:
+        raise InputError("the batch is empty", "at least one text")
+    return list(inputs)
+
+
+def as_numpy_batch(images: Any) -> np.ndarray[Any, Any]:
+    """Images of any framework, or nested lists of numbers, as NumPy; raises InputError for what is no array."""
+    try:
+        batch = to_numpy(images) if hasattr(images, "dtype") else np.asarray(images)
+    except Exception as error:
+        raise InputError("not a batch of images", "an array (N, 3, H, W)", type(images).__name__) from error
+    if batch.dtype == object or batch.dtype.kind in "US":
+        raise InputError("not a batch of images", "an array (N, 3, H, W)", f"{type(images).__name__} of {batch.dtype}")
+    return batch if batch.dtype.isnative else batch.astype(batch.dtype.newbyteorder("="))
+
+
+def check_batch(rule: InputRule, shape: Sequence[int], dtype: Any = "float32") -> None:
+    """Raise InputError unless a batch of images of this shape and type may go in."""
+    if len(shape) != 4:
+        raise InputError("the input is a batch of images", f"(N, {rule.channels}, H, W)", str(tuple(shape)))
+    if shape[1] != rule.channels or min(shape) < 1:
+        last = " (channels come second: use images.transpose(0, 3, 1, 2))" if shape[3] == rule.channels else ""
+        raise InputError("wrong shape of a batch of images", f"(N, {rule.channels}, H, W){last}", str(tuple(shape)))
+    rule.check(shape[2], shape[3])
+    kind = str(getattr(dtype, "name", dtype)).rpartition(".")[2].lower()
+    if kind != "uint8" and not kind.startswith(("float", "bfloat")):
+        raise InputError("images of this type are not taken", "floating point, or uint8 RGB", kind)
+
+
+def check_outputs(
+    request: ExtractionRequest, features: Sequence[FeatureInfo], outputs: Sequence[Array], batch: Any
+) -> None:
+    """Raise BackendError unless a backend gave what it described; ``batch`` is what went in, images or texts."""
+    if len(outputs) != len(features):
+        raise broken_contract(request.model, f"{len(features)} arrays", str(len(outputs)))
+    size = None if takes_text(features) else (int(batch.shape[2]), int(batch.shape[3]))
+    for key, output, info in zip(request.layers, outputs, features, strict=True):
+        shape = _shape(output)
+        predicted = _predicted(info, len(batch), size)
+        if shape is None or not (shape == predicted if predicted is not None else _fits(shape, info, len(batch))):
+            expected = f"{info.kind} {predicted or f'of {len(batch)} with {info.channels} channels'} for {key!r}"
+            raise broken_contract(request.model, expected, type(output).__name__ if shape is None else str(shape))
+
+
+def broken_contract(model: str, expected: str, got: str) -> BackendError:
+    """The error for a backend that does not keep the specification."""
+    return BackendError(
+        f"the backend of {model} broke its contract", expected, got, remedy="report it to the authors of the backend"
+    )
+
+
+def _shape(output: Any) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(side) for side in output.shape)
+    except (AttributeError, TypeError):
+        return None
+
+
+def _predicted(info: FeatureInfo, count: int, size: tuple[int, int] | None) -> tuple[int, ...] | None:
+    """The exact shape; None where it is not known without asking the backend."""
+    if info.kind == "vector":
+        return (count, info.channels)
+    if size is None or (info.rounding == "measured" and all(grid.input_size != size for grid in info.measured)):
+        return None
+    return info.shape(count, *size)
+
+
+def _fits(shape: tuple[int, ...], info: FeatureInfo, count: int) -> bool:
+    channels = shape[1:2] if info.kind == "map" else shape[-1:]
+    return len(shape) == RANKS[info.kind] and shape[0] == count and channels == (info.channels,)

@@ -1,0 +1,210 @@
+"""``featreg backends``, ``featreg models`` and ``featreg describe``: what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import attrs
+import click
+
+import featreg
+from featreg.cli.tables import format_fields, format_table
+from featreg.errors import FeatregError, InputError, MissingDependencyError, UnknownModelError, near_matches
+from featreg.hookspecs import BackendSpec
+from featreg.registry import Plugin, Registry, default_registry
+from featreg.requirements import examine_requirement, extras
+from featreg.spec import FeatureInfo, ModelInfo, Preprocess
+
+__all__ = ["BackendReport", "backends", "describe", "examine", "failure_fields", "json_option", "models", "print_json"]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@attrs.frozen
+class BackendReport:
+    """What can be said of one installed backend; ``failure`` is None where nothing is known to be wrong."""
+
+    plugin: Plugin
+    spec: BackendSpec | None
+    failure: FeatregError | None
+
+    @property
+    def status(self) -> str:
+        """``ready``, ``missing`` (its framework is absent or of the wrong version) or ``broken``."""
+        if self.failure is None:
+            return "ready"
+        return "missing" if isinstance(self.failure, MissingDependencyError) else "broken"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {
+            "name": self.plugin.name,
+            "status": self.status,
+            "distribution": self.plugin.distribution,
+            "version": self.plugin.version,
+            "entry_point": self.plugin.target,
+            "spec": None if self.spec is None else attrs.asdict(self.spec),
+            "failure": None if self.failure is None else failure_fields(self.failure),
+        }
+
+
+def failure_fields(failure: FeatregError) -> dict[str, Any]:
+    """The type and the five fields of an error."""
+    return {"type": type(failure).__name__, **attrs.asdict(failure)}
+
+
+def examine(registry: Registry) -> list[BackendReport]:
+    """A report of every installed backend, by name; imports no framework."""
+    failures = registry.failures()
+    return [
+        BackendReport(plugin, registry.declared(plugin.name), failures.get(plugin.name))
+        for plugin in registry.plugins()
+    ]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(value, indent=2))
+
+
+@click.command()
+@json_option
+def backends(as_json: bool) -> None:
+    """List the installed backends and whether they work.
+
+    Reads metadata only: no framework is imported.
+    """
+    registry = default_registry()
+    registry.names()  # raises where FEATREG_STRICT is set and a backend is broken
+    reports = examine(registry)
+    if as_json:
+        print_json([report.to_dict() for report in reports])
+        return
+    rows = [(report.plugin.name, report.status, report.plugin.owner, _summary(report)) for report in reports]
+    click.echo(format_table(("backend", "status", "distribution", "summary"), rows))
+    if any(report.failure is not None for report in reports):
+        click.echo("\nfeatreg doctor says how to mend what is not ready")
+    absent = [name for name, wanted in extras().items() if name != "data" and not all(map(_is_satisfied, wanted))]
+    if absent:
+        click.echo(f'\nnot installed: {", ".join(absent)} (pip install "featreg[{absent[0]}]")')
+
+
+def _is_satisfied(requirement: str) -> bool:
+    return examine_requirement(requirement).satisfied
+
+
+def _summary(report: BackendReport) -> str:
+    if report.failure is not None:
+        return report.failure.problem.splitlines()[0]
+    return report.spec.summary if report.spec is not None else ""
+
+
+@click.command()
+@click.argument("backend")
+@click.argument("pattern", metavar="[GLOB]", default="*")
+@json_option
+def models(backend: str, pattern: str, as_json: bool) -> None:
+    """List the models of a backend.
+
+    One name a line; with GLOB only those that match it, as in 'resnet*'.
+    """
+    names = featreg.list_models(backend, pattern)
+    if not names:
+        raise UnknownModelError(
+            f"no model of the backend {backend!r} matches {pattern!r}",
+            got=repr(pattern),
+            matches=near_matches(re.sub(r"[*?\[\]!]", "", pattern), featreg.list_models(backend)),
+            remedy=f"featreg models {backend} lists them all",
+        )
+    if as_json:
+        print_json(list(names))
+    else:
+        click.echo("\n".join(names))
+
+
+def _parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)(?:[xX]([1-9]\d*))?", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a size; write 224, or 224x320 for height x width", ctx, param)
+    return int(match[1]), int(match[2] or match[1])
+
+
+@click.command()
+@click.argument("model", metavar="BACKEND:MODEL")
+@click.option(
+    "--size",
+    metavar="H[xW]",
+    callback=_parse_size,
+    help="The height and width of the images; by default the model's own.",
+)
+@json_option
+def describe(model: str, size: tuple[int, int] | None, as_json: bool) -> None:
+    """Show every layer of a model.
+
+    What to ask for, what it gives, and its shape for images of a size.
+    """
+    info = featreg.describe(model, size)
+    if as_json:
+        from featreg.serialize import to_dict
+
+        print_json({**to_dict(info), "shapes": [_shape(feature, info) for feature in info.features]})
+        return
+    click.echo(_header(info))
+    rows = [
+        (
+            feature.level or feature.head,
+            feature.index,
+            feature.name,
+            feature.kind,
+            feature.channels,
+            feature.reduction,
+            _shape_text(_shape(feature, info)),
+        )
+        for feature in info.features
+    ]
+    click.echo("\n" + format_table(("layer", "index", "native name", "kind", "channels", "reduction", "shape"), rows))
+
+
+def _shape(feature: FeatureInfo, info: ModelInfo) -> list[str | int] | None:
+    """The shape with ``"N"`` for the batch; None where it is not known at this size."""
+    try:
+        return ["N", *feature.shape(1, *info.input_size)[1:]]
+    except InputError:
+        return None
+
+
+def _shape_text(shape: list[str | int] | None) -> str | None:
+    return None if shape is None else f"({', '.join(map(str, shape))})"
+
+
+def _header(info: ModelInfo) -> str:
+    fields = {
+        "input": f"{info.input_rule.channels} channels, {info.input_rule}",
+        "preprocess": _steps_text(info.preprocess),
+        "normalise": _normalise_text(info.preprocess),
+        "capabilities": ", ".join(info.capabilities) or "none beyond the minimum",
+    }
+    return f"{info.id} at {_size_text(info.input_size)}\n{format_fields(fields)}"
+
+
+def _steps_text(preprocess: Preprocess) -> str:
+    steps = []
+    if preprocess.resize is not None:
+        verb = {"shortest": "cover", "longest": "fit into", "exact": "resize to"}[preprocess.resize_mode]
+        steps.append(f"{verb} {_size_text(preprocess.resize)} ({preprocess.interpolation})")
+    if preprocess.crop is not None:
+        steps.append(f"crop {_size_text(preprocess.crop)} from the centre")
+    return ", ".join(steps) or "none"
+
+
+def _normalise_text(preprocess: Preprocess) -> str:
+    mean, std = (" ".join(f"{value:.4g}" for value in triple) for triple in (preprocess.mean, preprocess.std))
+    return f"mean {mean}, std {std}, {preprocess.color}"
+
+
+def _size_text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,126 @@
+"""What a caller asks for: :class:`ExtractionRequest`, frozen all the way down."""
+
+from __future__ import annotations
+
+import json
+import numbers
+import os
+from collections.abc import Iterable, Mapping, Set
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import attrs
+
+from featreg.errors import LayerError, SpecError
+from featreg.fields import AtLeast, IsBool, IsText, OneOf, as_whole
+
+__all__ = ["ExtractionRequest", "Layer", "thaw"]
+
+Layer: TypeAlias = str | int
+"""A canonical level, an index, a native name or a head."""
+
+
+def _layers(value: Any) -> Any:
+    """One layer or several, in order; a set has none, and the letters of a bytes object are no layers."""
+    if isinstance(value, str | numbers.Integral):
+        return (as_whole(value),)
+    if not isinstance(value, Iterable) or isinstance(value, Set | Mapping | bytes | bytearray):
+        raise LayerError(
+            "layers are given in order", "a layer, or a list of them", f"{value!r} ({type(value).__name__})"
+        )
+    return tuple(map(as_whole, value))
+
+
+class _AreLayers:
+    """At least one layer, each one once."""
+
+    schema: ClassVar[dict[str, Any]] = {
+        "items": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]},
+        "minItems": 1,
+        "uniqueItems": True,
+    }
+
+    def __call__(self, _: Any, attribute: attrs.Attribute[Any], layers: tuple[Any, ...]) -> None:
+        if not layers:
+            raise LayerError("no layer was asked for", "at least one level, index, native name or head")
+        for layer in layers:
+            if not isinstance(layer, str | int) or isinstance(layer, bool) or layer == "":
+                raise LayerError(f"{layer!r} is not a layer", "a level, an index, a native name or a head")
+        repeated = sorted({str(layer) for layer in layers if layers.count(layer) > 1})
+        if repeated:
+            raise LayerError(f"layers asked for more than once: {', '.join(repeated)}", remedy="name each layer once")
+
+
+def _path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _frozen_options(value: Any) -> Any:
+    """The options as JSON would give them back, in the order of their names and immutable all the way down."""
+    if not isinstance(value, Mapping):
+        raise SpecError("options are no mapping", "names and JSON values", f"{type(value).__name__} {value!r}")
+    try:
+        return _freeze(json.loads(json.dumps(thaw(value), sort_keys=True, allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(
+            f"options hold something that JSON cannot: {error}",
+            "names and JSON values",
+            f"{type(value).__name__} {value!r}",
+        ) from error
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, dict):
+        return MappingProxyType({key: _freeze(item) for key, item in value.items()})
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value
+
+
+def thaw(value: Any) -> Any:
+    """Options, or a part of them, as plain dictionaries and lists; raises TypeError for a key that is no string."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"the keys {list(value)} are not all strings")
+        return {key: thaw(item) for key, item in value.items()}
+    return list(map(thaw, value)) if isinstance(value, list | tuple) else value
+
+
+def _canonical(options: Mapping[str, Any]) -> str:
+    return json.dumps(thaw(options), sort_keys=True)
+
+
+@attrs.frozen
+class ExtractionRequest:
+    """What to extract, from which model, and how. Equal requests are equal, hash equal and survive JSON and pickling.
+
+    ``weights`` None means random weights from a fixed seed; ``"default"`` or a tag the library's own; else a path.
+    ``array`` is ``"numpy"`` or ``"native"`` (the framework's own arrays, left on the device). ``pool`` turns maps and
+    tokens into vectors: ``"avg"`` and ``"max"`` over the positions (prefix tokens left out), ``"cls"`` the first prefix
+    token. ``grad`` keeps the autograd graph and needs ``array="native"``. ``options`` are the backend's own.
+    """
+
+    model: str = attrs.field(validator=IsText())
+    layers: tuple[Layer, ...] = attrs.field(converter=_layers, validator=_AreLayers())
+    weights: str | None = attrs.field(default=None, converter=_path, validator=IsText(optional=True))
+    pool: Literal["avg", "max", "cls"] | None = attrs.field(default=None, validator=OneOf((None, "avg", "max", "cls")))
+    output_stride: int | None = attrs.field(default=None, converter=as_whole, validator=AtLeast(1, optional=True))
+    device: str = attrs.field(default="cpu", validator=IsText())
+    dtype: Literal["float32", "float16", "bfloat16"] = attrs.field(
+        default="float32", validator=OneOf(("float32", "float16", "bfloat16"))
+    )
+    grad: bool = attrs.field(default=False, validator=IsBool())
+    array: Literal["numpy", "native"] = attrs.field(default="numpy", validator=OneOf(("numpy", "native")))
+    options: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_options, eq=_canonical)
+
+    def __attrs_post_init__(self) -> None:
+        if self.grad and self.array != "native":
+            raise SpecError(
+                "grad=True needs array='native': NumPy arrays carry no gradient", got=f"array={self.array!r}"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = attrs.asdict(self, recurse=False, filter=lambda field, _: field.name != "options")
+        return _rebuild, (values, thaw(self.options))
+
+
+def _rebuild(values: dict[str, Any], options: dict[str, Any]) -> ExtractionRequest:
+    return ExtractionRequest(**values, options=options)
