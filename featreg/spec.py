@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from featreg.errors import InputError, LayerError, SpecError, near_matches
+from featreg.errors import CapabilityError, InputError, LayerError, SpecError, near_matches
 from featreg.fields import (
     AtLeast,
     IsColor,
@@ -252,7 +252,7 @@ class ModelInfo:
     def resolve(self, layer: Layer) -> FeatureInfo:
         """The feature that a level, head, index (negatives from the end) or declared native name stands for.
 
-        Raises LayerError with the nearest matches.
+        Raises LayerError with the nearest matches, or CapabilityError for a head that the model does not have.
         """
         layer = as_whole(layer)
         if isinstance(layer, int) and not isinstance(layer, bool):
@@ -261,6 +261,13 @@ class ModelInfo:
             for feature in self.features:
                 if getattr(feature, field) == layer:
                     return feature
+        if layer in HEADS:
+            raise CapabilityError(
+                f"{self.id} has no head {layer!r}",
+                f"one of {', '.join(feature.head for feature in self.features if feature.head) or '(no head)'}",
+                repr(layer),
+                remedy=f"featreg describe {self.id} lists every layer",
+            )
         names = [*self.keys, *(feature.name for feature in self.features)]
         raise LayerError(
             f"{self.id} has no layer {layer!r}",

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featreg.errors import InputError, LayerError, SpecError
+from featreg.errors import CapabilityError, InputError, LayerError, SpecError
 from featreg.request import thaw
 from featreg.spec import (
     ExtractionRequest,
@@ -191,11 +191,17 @@ def test_resolve(layer: str | int, position: int) -> None:
         assert INFO.resolve(np.int64(layer)) is INFO.features[position]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("layer", ["C3", "c1", "", "logits", 3, -4, True, 1.0, None])
+@pytest.mark.parametrize("layer", ["C3", "c1", "", "logit", 3, -4, True, 1.0, None])
 def test_resolve_unknown(layer: Any) -> None:
     with pytest.raises(LayerError) as caught:
         INFO.resolve(layer)
     assert "featreg describe timm:net" in caught.value.remedy
+
+
+def test_a_head_that_the_model_does_not_have_is_a_missing_capability() -> None:
+    with pytest.raises(CapabilityError, match="no head 'logits'") as caught:
+        INFO.resolve("logits")
+    assert caught.value.expected == "one of features, pooled"
 
 
 def test_resolve_names_the_nearest() -> None:
