@@ -106,8 +106,8 @@ class TorchBackend(Backend):
         if options:
             raise errors.CapabilityError(f"the backend {self.name!r} takes no options", got=", ".join(options))
 
-    def extractor(self, **parts: Any) -> TorchExtractor:
-        """The extractor of an opened network."""
+    def extractor(self, request: ExtractionRequest, **parts: Any) -> TorchExtractor:
+        """The extractor of an opened network; ``parts`` are the arguments of :class:`TorchExtractor`."""
         return TorchExtractor(**parts)
 
     # --- the contract -------------------------------------------------------------------------------------------------
@@ -128,6 +128,7 @@ class TorchBackend(Backend):
         takes = [Take(reading.info, reading.stored, reading.prefix_tokens) for reading in readings]
         taps = self.tap(network, [outlet.source for outlet in outlets], takes, blueprint.events(outlets))
         return self.extractor(
+            request,
             info=info,
             features=tuple(reading.info for reading in readings),
             network=network,

@@ -1,0 +1,203 @@
+"""The image towers of open_clip: where their features leave them, and how they run.
+
+open_clip has three kinds: its own vision transformer, OpenAI's modified ResNet, and timm networks with a projection on
+top. Their ``forward_intermediates`` is not used: hooks on the same modules give the same tensors in one pass together
+with the heads, and the ResNet's ``stop_early`` is inverted (open_clip 3.3.0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import nn
+
+from featreg_torch.taps import Outlet
+
+__all__ = ["ENCODE_IMAGE", "Tower", "find_tower"]
+
+ENCODE_IMAGE = "encode_image"
+POOLED = "visual(proj=None)"
+TRUNK_FEATURES = "visual.trunk.forward_features"
+TRUNK_POOLED = "visual.trunk.forward_head(pre_logits=True)"
+
+
+class Tower:
+    """Any image tower: its one output is the embedding, not normalised."""
+
+    prefix_tokens = 0
+    """How many tokens stand before the patch tokens."""
+
+    sources: tuple[str, ...] = ()
+    """Names of outputs that are no module's, besides the embedding."""
+
+    hidden: tuple[str, ...] = ()
+    """Modules whose output is laid out like tokens but has no place in the image."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network: Any = network
+        self.visual: Any = network.visual
+
+    def outlets(self) -> list[Outlet]:
+        """The levels, indices and heads other than the embedding."""
+        return []
+
+    def run(self, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Run the tower and yield the outputs that are no module's."""
+        yield ENCODE_IMAGE, self.network.encode_image(images, normalize=False)
+
+
+class TransformerTower(Tower):
+    """open_clip's vision transformer.
+
+    Indices are the residual blocks; the last block is the level of the patch size (C5 for 32 pixels, C4 for 16 and 14).
+    ``features`` and ``tokens`` are the last sequence before it is pooled, after the final norm where that comes first:
+    the output of ``visual.ln_post``, or of ``visual.transformer`` where pooling comes before the norm (CLIPA, and the
+    attentional pool of CoCa, whose outputs are queries and no longer patches). ``pooled`` is what ``visual.proj``
+    multiplies.
+    """
+
+    prefix_tokens = 1
+    sources = (POOLED,)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        if self.visual.attn_pool is None:
+            self._norms_first = not self.visual.final_ln_after_pool
+        else:
+            self._norms_first = self.visual.attn_pool_contrastive is not None
+            self.hidden = ("visual.attn_pool", "visual.ln_post")
+
+    def outlets(self) -> list[Outlet]:
+        patch = int(self.visual.patch_size[0])
+        blocks = self.visual.transformer
+        count = len(blocks.resblocks)
+        taps = [
+            Outlet(
+                f"visual.transformer.resblocks.{index}",
+                level=_level(patch) if index == count - 1 else None,
+                index=index,
+                kind="map",
+                prefix_tokens=self.prefix_tokens,
+                reduction=patch,
+                stored="nld" if blocks.batch_first else "lnd",
+            )
+            for index in range(count)
+        ]
+        source = "visual.ln_post" if self._norms_first else "visual.transformer"
+        features = Outlet(source, head="features", kind="map", prefix_tokens=self.prefix_tokens, reduction=patch)
+        tokens = attrs.evolve(features, head="tokens", kind="tokens")
+        return [*taps, features, tokens, Outlet(POOLED, head="pooled")]
+
+    def run(self, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        if POOLED not in wanted:
+            yield from super().run(images, wanted)
+            return
+        normed: list[torch.Tensor] = []
+        handle = self.visual.ln_post.register_forward_hook(lambda _, __, output: normed.append(output))
+        try:
+            embedding = self.network.encode_image(images, normalize=False)
+        finally:
+            handle.remove()
+        yield POOLED, self._pool(normed[-1])
+        yield ENCODE_IMAGE, embedding
+
+    def _pool(self, normed: torch.Tensor) -> torch.Tensor:
+        """What the tower projects, from the output of its final norm."""
+        if normed.ndim == 2:  # pooled before the norm
+            return normed
+        return normed[:, self.prefix_tokens :].mean(dim=1) if self.visual.pool_type == "avg" else normed[:, 0]
+
+
+class ResNetTower(Tower):
+    """OpenAI's modified ResNet.
+
+    Indices are open_clip's own: 0 is the stem after its average pool, at stride 4, and 1 to 4 are the stages. C1 is the
+    stem before that pool. There is no ``pooled``: the attention pool is itself the projection into the embedding.
+    """
+
+    def outlets(self) -> list[Outlet]:
+        stem = [Outlet("visual.act3", level="C1"), Outlet("visual.avgpool", index=0)]
+        stages = [Outlet(f"visual.layer{stage}", level=f"C{stage + 1}", index=stage) for stage in range(1, 5)]
+        return [*stem, *stages, Outlet("visual.layer4", head="features")]
+
+
+class TrunkTower(Tower):
+    """A timm network under a projection; levels and indices are those that timm declares for it.
+
+    The projection is ``visual.head`` or timm's own classifier; ``pooled`` is what goes into it. Where timm's pooling is
+    replaced by an attention pool that projects as well, there is no ``pooled``.
+    """
+
+    sources = (TRUNK_FEATURES, TRUNK_POOLED)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.trunk: Any = self.visual.trunk
+        self.prefix_tokens = int(getattr(self.trunk, "num_prefix_tokens", 0))
+        self._declared: Sequence[Mapping[str, Any]] = list(getattr(self.trunk, "feature_info", ()))
+
+    def outlets(self) -> list[Outlet]:
+        plain = self._is_plain_transformer()
+        last = {entry["reduction"]: index for index, entry in enumerate(self._declared)}
+        taps = [
+            Outlet(
+                f"visual.trunk.{entry['module']}",
+                level=_level(entry["reduction"]) if last[entry["reduction"]] == index else None,
+                index=index,
+                kind="map" if plain else None,
+                prefix_tokens=self.prefix_tokens,
+                reduction=entry["reduction"] if plain else None,
+                channels=entry["num_chs"],
+            )
+            for index, entry in enumerate(self._declared)
+        ]
+        features = Outlet(
+            TRUNK_FEATURES,
+            head="features",
+            kind="map",
+            prefix_tokens=self.prefix_tokens,
+            reduction=self._declared[-1]["reduction"] if plain else None,
+            channels=getattr(self.trunk, "num_features", None),
+        )
+        tokens = [attrs.evolve(features, head="tokens", kind="tokens")] if plain else []
+        return [*taps, features, *tokens, *self._pooled()]
+
+    def _pooled(self) -> list[Outlet]:
+        head = [name for name, _ in self.visual.head.named_children() if name != "drop"]
+        if head[:1] == ["pool"]:
+            return [Outlet("visual.head.pool", head="pooled")] if len(head) > 1 else []
+        return [Outlet("visual.trunk" if head else TRUNK_POOLED, head="pooled")]
+
+    def _is_plain_transformer(self) -> bool:
+        """Whether the declared levels are blocks of one stride, whose outputs are sequences of tokens."""
+        strides = {entry["reduction"] for entry in self._declared}
+        return len(strides) == 1 and hasattr(self.trunk, "num_prefix_tokens") and hasattr(self.trunk, "patch_embed")
+
+    def run(self, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        # timm's networks and TimmModel are run in their own two steps, so the modules around these are yielded here
+        features = self.trunk.forward_features(images)
+        yield TRUNK_FEATURES, features
+        if TRUNK_POOLED in wanted:
+            yield TRUNK_POOLED, self.trunk.forward_head(features, pre_logits=True)
+        output = self.trunk.forward_head(features)
+        yield "visual.trunk", output
+        embedding = self.visual.head(output)
+        yield "visual", embedding
+        yield ENCODE_IMAGE, embedding
+
+
+def find_tower(network: nn.Module) -> Tower:
+    """The image tower of an open_clip network; one with the embedding alone where its kind is not known."""
+    kinds = {VisionTransformer: TransformerTower, ModifiedResNet: ResNetTower, TimmModel: TrunkTower}
+    return kinds.get(type(network.visual), Tower)(network)
+
+
+def _level(reduction: int) -> str:
+    return f"C{round(math.log2(reduction))}"
