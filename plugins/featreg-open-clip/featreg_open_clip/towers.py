@@ -7,8 +7,7 @@ with the heads, and the ResNet's ``stop_early`` is inverted (open_clip 3.3.0).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -18,6 +17,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
+from featreg_torch.declared import declared_outlets, level_of
 from featreg_torch.taps import Outlet
 
 __all__ = ["ENCODE_IMAGE", "Tower", "find_tower"]
@@ -81,7 +81,7 @@ class TransformerTower(Tower):
         taps = [
             Outlet(
                 f"visual.transformer.resblocks.{index}",
-                level=_level(patch) if index == count - 1 else None,
+                level=level_of(patch) if index == count - 1 else None,
                 index=index,
                 kind="map",
                 prefix_tokens=self.prefix_tokens,
@@ -141,44 +141,15 @@ class TrunkTower(Tower):
         super().__init__(network)
         self.trunk: Any = self.visual.trunk
         self.prefix_tokens = int(getattr(self.trunk, "num_prefix_tokens", 0))
-        self._declared: Sequence[Mapping[str, Any]] = list(getattr(self.trunk, "feature_info", ()))
 
     def outlets(self) -> list[Outlet]:
-        plain = self._is_plain_transformer()
-        last = {entry["reduction"]: index for index, entry in enumerate(self._declared)}
-        taps = [
-            Outlet(
-                f"visual.trunk.{entry['module']}",
-                level=_level(entry["reduction"]) if last[entry["reduction"]] == index else None,
-                index=index,
-                kind="map" if plain else None,
-                prefix_tokens=self.prefix_tokens,
-                reduction=entry["reduction"] if plain else None,
-                channels=entry["num_chs"],
-            )
-            for index, entry in enumerate(self._declared)
-        ]
-        features = Outlet(
-            TRUNK_FEATURES,
-            head="features",
-            kind="map",
-            prefix_tokens=self.prefix_tokens,
-            reduction=self._declared[-1]["reduction"] if plain else None,
-            channels=getattr(self.trunk, "num_features", None),
-        )
-        tokens = [attrs.evolve(features, head="tokens", kind="tokens")] if plain else []
-        return [*taps, features, *tokens, *self._pooled()]
+        return [*declared_outlets(self.trunk, TRUNK_FEATURES, prefix="visual.trunk."), *self._pooled()]
 
     def _pooled(self) -> list[Outlet]:
         head = [name for name, _ in self.visual.head.named_children() if name != "drop"]
         if head[:1] == ["pool"]:
             return [Outlet("visual.head.pool", head="pooled")] if len(head) > 1 else []
         return [Outlet("visual.trunk" if head else TRUNK_POOLED, head="pooled")]
-
-    def _is_plain_transformer(self) -> bool:
-        """Whether the declared levels are blocks of one stride, whose outputs are sequences of tokens."""
-        strides = {entry["reduction"] for entry in self._declared}
-        return len(strides) == 1 and hasattr(self.trunk, "num_prefix_tokens") and hasattr(self.trunk, "patch_embed")
 
     def run(self, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
         # timm's networks and TimmModel are run in their own two steps, so the modules around these are yielded here
@@ -197,7 +168,3 @@ def find_tower(network: nn.Module) -> Tower:
     """The image tower of an open_clip network; one with the embedding alone where its kind is not known."""
     kinds = {VisionTransformer: TransformerTower, ModifiedResNet: ResNetTower, TimmModel: TrunkTower}
     return kinds.get(type(network.visual), Tower)(network)
-
-
-def _level(reduction: int) -> str:
-    return f"C{round(math.log2(reduction))}"

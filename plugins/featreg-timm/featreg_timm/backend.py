@@ -18,6 +18,7 @@ from torch import nn
 
 from featreg.plugin import Preprocess, Size, errors
 from featreg_torch.backend import TorchBackend, Variant
+from featreg_torch.declared import declared_levels, declared_outlets
 from featreg_torch.shapes import build_on_meta
 from featreg_torch.taps import HookTaps, Outlet
 
@@ -72,37 +73,11 @@ class TimmBackend(TorchBackend):
         return network
 
     def outlets(self, network: nn.Module, variant: Variant) -> Sequence[Outlet]:
-        declared: list[dict[str, Any]] = list(getattr(network, "feature_info", ()))
-        levels = self._levels(declared, variant)
-        prefix = self.prefix_tokens(network)
-        plain = _is_plain_transformer(network)
-        taps = [
-            Outlet(
-                source=entry["module"],
-                level=levels.get(index),
-                index=index,
-                kind="map" if plain else None,
-                prefix_tokens=prefix,
-                reduction=entry["reduction"] if plain else None,
-                channels=entry["num_chs"],
-            )
-            for index, entry in enumerate(declared)
-        ]
-        width = getattr(network, "num_features", None)
-        patch = declared[-1]["reduction"] if plain and declared else None
-        features = Outlet(FEATURES, head="features", kind="map", prefix_tokens=prefix, reduction=patch, channels=width)
-        heads = [features, Outlet(POOLED, head="pooled"), Outlet(LOGITS, head="logits")]
-        if plain:
-            heads.insert(1, attrs.evolve(features, head="tokens", kind="tokens"))
-        return [*taps, *heads]
-
-    def _levels(self, declared: Sequence[Mapping[str, Any]], variant: Variant) -> dict[int, str]:
-        """The level of each index that has one: the last declared entry of each reduction, before any dilation."""
-        if variant.output_stride is not None:
-            plain: Any = build_on_meta(lambda: self.build(attrs.evolve(variant, output_stride=None)))
-            declared = plain.feature_info
-        last = {entry["reduction"]: index for index, entry in enumerate(declared)}
-        return {index: f"C{round(math.log2(reduction))}" for reduction, index in last.items()}
+        levels = None
+        if variant.output_stride is not None:  # a level keeps its name when the net is dilated
+            levels = declared_levels(build_on_meta(lambda: self.build(attrs.evolve(variant, output_stride=None))))
+        outlets = declared_outlets(network, FEATURES, levels=levels)
+        return [*outlets, Outlet(POOLED, head="pooled"), Outlet(LOGITS, head="logits")]
 
     def names(self, network: nn.Module) -> Sequence[str]:
         return [*(name for name, _ in network.named_modules() if name), FEATURES, POOLED, LOGITS]
@@ -119,6 +94,7 @@ class TimmBackend(TorchBackend):
         config = resolve_data_config({}, pretrained_cfg=_config(variant))
         _, height, width = config["input_size"]
         scale = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
+        fill = tuple(round(255 * value) for value in config["mean"])
         modes = {"center": "shortest", "squash": "exact", "border": "longest"}
         interpolation: Any = "bilinear" if config["interpolation"] == "random" else config["interpolation"]
         return Preprocess(
@@ -128,7 +104,7 @@ class TimmBackend(TorchBackend):
             std=config["std"],
             resize_mode=modes[config["crop_mode"]],  # type: ignore[arg-type]
             interpolation=interpolation,
-            fill=tuple(round(255 * value) for value in config["mean"]) if config["crop_mode"] == "border" else (0, 0, 0),
+            fill=fill if config["crop_mode"] == "border" else (0, 0, 0),
         )
 
     def native_size(self, variant: Variant) -> Size:
@@ -146,12 +122,6 @@ def _run(network: Any, images: torch.Tensor, wanted: frozenset[str]) -> Iterator
     if POOLED in wanted:
         yield POOLED, network.forward_head(features, pre_logits=True)
     yield LOGITS, network.forward_head(features)
-
-
-def _is_plain_transformer(network: nn.Module) -> bool:
-    """Whether the declared levels are blocks of one stride, whose outputs are sequences of tokens."""
-    reductions = {entry["reduction"] for entry in getattr(network, "feature_info", ())}
-    return len(reductions) == 1 and hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed")
 
 
 def _full_name(variant: Variant) -> str:

@@ -149,7 +149,7 @@ class TorchBackend(Backend):
         if request.weights not in tags:
             raise errors.WeightsError(
                 f"{self.name} has no weights {request.weights!r} for {variant.model}",
-                f"'default' or one of {', '.join(tags) or '(none)'}",
+                f"one of {', '.join(tags) or '(none)'}",
                 repr(request.weights),
                 errors.near_matches(request.weights, tags),
                 "or pass the path of a checkpoint file",

@@ -129,9 +129,9 @@ def _read_tokens(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> 
 
 
 def _patch(native: Size, tokens: int) -> int | None:
-    """The side of square patches of which ``tokens`` cover an image."""
-    side = next((side for side in range(1, min(native) + 1) if side * side * tokens >= native[0] * native[1]), None)
-    return side if side is not None and (native[0] // side) * (native[1] // side) == tokens else None
+    """The largest side of square patches of which ``tokens`` whole ones fit into an image."""
+    sides = range(min(native), 0, -1)
+    return next((side for side in sides if (native[0] // side) * (native[1] // side) == tokens), None)
 
 
 def _info(

@@ -1,8 +1,8 @@
 """Levels and heads of a network that declares none, from its traced shapes and its module structure.
 
 The network is cut into units: whole modules that halve the resolution at most once, and single operations between them.
-A module that halves it several times (``features``, ``trunk_output``) is a container and is cut further. Level Ck is the
-last unit of stride 2**k. A normalisation, dropout or change of layout that stands alone is no unit: DenseNet's last
+A module that halves it several times (``features``, ``trunk_output``) is a container and is cut further. Level Ck is
+the last unit of stride 2**k. A normalisation, dropout or change of layout that stands alone is no unit: DenseNet's last
 level ends with its activation, Swin's with its last stage and not with the classifier's normalisation. A closing 1x1
 convolution that feeds the classifier directly (EfficientNet's and MobileNetV2's 1280 channels, through pooling alone)
 belongs to the head ``features``, not to the last level.
@@ -11,7 +11,6 @@ belongs to the head ``features``, not to the last level.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -19,6 +18,7 @@ import torchvision
 from torch import fx, nn
 
 from featreg.plugin import FeatureInfo, Size, errors
+from featreg_torch.declared import level_of
 from featreg_torch.shapes import PROBES, Shape, read_shapes
 from featreg_torch.taps import Outlet
 from featreg_torchvision.graph import Trace
@@ -148,10 +148,7 @@ def _without_closing(trace: Trace, units: Sequence[_Unit], width: int) -> list[_
 
 def _levels(units: Sequence[_Unit]) -> list[Outlet]:
     last = {unit.stride: unit for unit in units}
-    return [
-        Outlet(last[stride].name, level=f"C{int(math.log2(stride))}", index=index)
-        for index, stride in enumerate(sorted(last))
-    ]
+    return [Outlet(last[stride].name, level=level_of(stride), index=index) for index, stride in enumerate(sorted(last))]
 
 
 def _last_map(maps: Mapping[str, int], units: Sequence[_Unit]) -> str:
@@ -180,7 +177,7 @@ def _plain_transformer(
         Outlet(block, index=index, kind="map", prefix_tokens=prefix, reduction=patch)
         for index, block in enumerate(blocks)
     ]
-    outlets[-1] = attrs.evolve(outlets[-1], level=f"C{round(math.log2(patch))}")
+    outlets[-1] = attrs.evolve(outlets[-1], level=level_of(patch))
     features = Outlet(final, head="features", kind="map", prefix_tokens=prefix, reduction=patch)
     return [*outlets, features, attrs.evolve(features, head="tokens", kind="tokens")]
 
