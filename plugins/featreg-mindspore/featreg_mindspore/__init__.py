@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from featreg.plugin import BackendSpec, hookimpl
 
+CAPABILITIES = ("native_array", "native_names", "weights")
+
 
 @hookimpl
 def featreg_backends() -> list[BackendSpec]:
@@ -13,7 +15,7 @@ def featreg_backends() -> list[BackendSpec]:
             name="mindspore",
             factory="featreg_mindspore.backend:MindsporeBackend",
             requirements=("mindspore>=2.5", "mindcv>=0.3"),
-            capabilities=("native_array", "native_names", "weights"),
+            capabilities=CAPABILITIES,
             summary="mindcv's models on MindSpore",
             url="https://github.com/mindspore-lab/mindcv",
             install='pip install "featreg[mindspore]"',

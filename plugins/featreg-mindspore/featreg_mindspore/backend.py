@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from featreg.plugin import Backend, ExtractionRequest, ModelInfo, Size, errors
-from featreg_mindspore import networks, weights
+from featreg_mindspore import CAPABILITIES, networks, weights
 from featreg_mindspore.extractor import MindsporeExtractor, Tap
 from featreg_mindspore.libraries import mindcv
 from featreg_mindspore.onednn import cap_instruction_set
@@ -16,8 +16,6 @@ from featreg_mindspore.survey import Survey, survey
 from featreg_mindspore.trace import trace
 
 __all__ = ["MindsporeBackend"]
-
-_CAPABILITIES = ("native_array", "native_names", "weights")
 
 
 class MindsporeBackend(Backend):
@@ -80,7 +78,7 @@ def _info(model: str, known: Survey, size: Size) -> ModelInfo:
         known.features(size),
         networks.preprocess(model, known.size),
         known.rule,
-        _CAPABILITIES,
+        CAPABILITIES,
     )
 
 

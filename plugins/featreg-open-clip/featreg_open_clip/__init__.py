@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from featreg.plugin import BackendSpec, hookimpl
+from featreg_torch import CAPABILITIES as TORCH_CAPABILITIES
+
+CAPABILITIES = (*TORCH_CAPABILITIES, "text")
 
 
 @hookimpl
@@ -13,7 +16,7 @@ def featreg_backends() -> list[BackendSpec]:
             name="open_clip",
             factory="featreg_open_clip.backend:OpenClipBackend",
             requirements=("torch>=2.4", "open_clip_torch>=3.3"),
-            capabilities=("bfloat16", "cuda", "float16", "grad", "native_array", "native_names", "text", "weights"),
+            capabilities=CAPABILITIES,
             summary="CLIP models of open_clip, image and text towers",
             url="https://github.com/mlfoundations/open_clip",
             install='pip install "featreg[open_clip]"',

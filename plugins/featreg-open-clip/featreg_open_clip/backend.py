@@ -18,6 +18,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
 from featreg.plugin import ExtractionRequest, Preprocess, Size, errors
+from featreg_open_clip import CAPABILITIES
 from featreg_open_clip.library import muted, open_clip
 from featreg_open_clip.texts import Tokenizer, hub_files
 from featreg_open_clip.towers import ENCODE_IMAGE, find_tower
@@ -43,16 +44,7 @@ class OpenClipBackend(TorchBackend):
     """
 
     name: ClassVar[str] = "open_clip"
-    capabilities: ClassVar[tuple[str, ...]] = (
-        "bfloat16",
-        "cuda",
-        "float16",
-        "grad",
-        "native_array",
-        "native_names",
-        "text",
-        "weights",
-    )
+    capabilities: ClassVar[tuple[str, ...]] = CAPABILITIES
 
     def models(self) -> Sequence[str]:
         return tuple(open_clip.list_models())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from featreg.plugin import BackendSpec, hookimpl
+from featreg_torch import CAPABILITIES as TORCH_CAPABILITIES
+
+CAPABILITIES = (*TORCH_CAPABILITIES, "output_stride")
 
 
 @hookimpl
@@ -13,16 +16,7 @@ def featreg_backends() -> list[BackendSpec]:
             name="timm",
             factory="featreg_timm.backend:TimmBackend",
             requirements=("torch>=2.4", "timm>=1.0.12"),
-            capabilities=(
-                "bfloat16",
-                "cuda",
-                "float16",
-                "grad",
-                "native_array",
-                "native_names",
-                "output_stride",
-                "weights",
-            ),
+            capabilities=CAPABILITIES,
             summary="the models of PyTorch Image Models",
             url="https://huggingface.co/docs/timm",
             install='pip install "featreg[timm]"',

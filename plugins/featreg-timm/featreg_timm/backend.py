@@ -17,6 +17,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from featreg.plugin import Preprocess, Size, errors
+from featreg_timm import CAPABILITIES
 from featreg_torch.backend import TorchBackend, Variant
 from featreg_torch.declared import declared_levels, declared_outlets
 from featreg_torch.shapes import build_on_meta
@@ -33,16 +34,7 @@ class TimmBackend(TorchBackend):
     """The backend ``timm``. Model names may carry a tag, as in timm itself: ``resnet50.a1_in1k``."""
 
     name: ClassVar[str] = "timm"
-    capabilities: ClassVar[tuple[str, ...]] = (
-        "bfloat16",
-        "cuda",
-        "float16",
-        "grad",
-        "native_array",
-        "native_names",
-        "output_stride",
-        "weights",
-    )
+    capabilities: ClassVar[tuple[str, ...]] = CAPABILITIES
 
     def models(self) -> Sequence[str]:
         return tuple(timm.list_models())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from featreg.plugin import BackendSpec, hookimpl
+from featreg_torch import CAPABILITIES
 
 
 @hookimpl
@@ -13,7 +14,7 @@ def featreg_backends() -> list[BackendSpec]:
             name="torchvision",
             factory="featreg_torchvision.backend:TorchvisionBackend",
             requirements=("torch>=2.4", "torchvision>=0.19"),
-            capabilities=("bfloat16", "cuda", "float16", "grad", "native_array", "native_names", "weights"),
+            capabilities=CAPABILITIES,
             summary="torchvision's models, tapped through torch.fx",
             url="https://pytorch.org/vision/",
             install='pip install "featreg[torchvision]"',

@@ -15,6 +15,7 @@ from torchvision.models import get_model, get_model_builder, get_model_weights, 
 from torchvision.transforms import InterpolationMode
 
 from featreg.plugin import Preprocess, Size, errors
+from featreg_torch import CAPABILITIES
 from featreg_torch.backend import TorchBackend, Variant
 from featreg_torch.taps import Outlet
 from featreg_torchvision.graph import Trace, tap_graph
@@ -27,15 +28,7 @@ class TorchvisionBackend(TorchBackend):
     """The backend ``torchvision``."""
 
     name: ClassVar[str] = "torchvision"
-    capabilities: ClassVar[tuple[str, ...]] = (
-        "bfloat16",
-        "cuda",
-        "float16",
-        "grad",
-        "native_array",
-        "native_names",
-        "weights",
-    )
+    capabilities: ClassVar[tuple[str, ...]] = CAPABILITIES
 
     def models(self) -> Sequence[str]:
         return tuple(list_models(module=torchvision.models))
