@@ -1,6 +1,6 @@
 """One model of every backend over the sample photos: ``python -m nox -s quickstart``.
 
-Weights are random (seeded) unless ``--weights default`` is given, which downloads the libraries' own.
+Weights are random (seeded) unless ``--pretrained`` is given, which downloads the libraries' own.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import click
 import featreg
 from featreg.cli.tables import format_table
 
-RUNS = {
-    "timm:resnet50": ["C2", "C5", "pooled"],
-    "torchvision:resnet50": ["C2", "C5", "pooled"],
-    "open_clip:ViT-B-32": ["C5", "embedding"],
-    "mindspore:resnet50": ["C2", "C5", "pooled"],
+RUNS = {  # model: layers, pretrained weights
+    "timm:resnet50": (["C2", "C5", "pooled"], "default"),
+    "torchvision:resnet50": (["C2", "C5", "pooled"], "default"),
+    "open_clip:ViT-B-32": (["C5", "embedding"], "laion2b_s34b_b79k"),
+    "mindspore:resnet50": (["C2", "C5", "pooled"], "default"),
 }
 PHOTOS = Path(__file__).parent.parent / "photos"
 
@@ -24,11 +24,12 @@ PHOTOS = Path(__file__).parent.parent / "photos"
 @click.command()
 @click.option("--photos", type=click.Path(path_type=Path), default=PHOTOS, help="A folder of images.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("features"), help="Where the stores go.")
-@click.option("--weights", help="'default', a tag or a file.  [default: random, seeded]")
-def main(photos: Path, out: Path, weights: str | None) -> None:
+@click.option("--pretrained", is_flag=True, help="Download the libraries' weights; random (seeded) ones otherwise.")
+def main(photos: Path, out: Path, pretrained: bool) -> None:
     """Extract, then show every layer of every store."""
     rows = []
-    for model, layers in RUNS.items():
+    for model, (layers, tag) in RUNS.items():
+        weights = tag if pretrained else None
         path = out / f"{model.replace(':', '-')}.zarr"
         store = featreg.extract(photos, path, model, layers, weights=weights, overwrite=True, progress=True)
         backend, _, name = model.partition(":")
@@ -37,8 +38,8 @@ def main(photos: Path, out: Path, weights: str | None) -> None:
             rate = f"{store.summary.images_per_second:.1f}"
             rows.append([backend, name, layer, shape, f"{store.summary.ok}/{len(store)}", rate, str(path)])
     click.echo(format_table(["backend", "model", "layer", "shape", "rows ok", "images/s", "store"], rows))
-    if weights is None:
-        click.echo("\nWeights are random (seeded): no pretrained weights were asked for.")
+    if not pretrained:
+        click.echo("\nWeights are random (seeded): --pretrained downloads the libraries' own.")
 
 
 if __name__ == "__main__":
