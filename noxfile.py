@@ -13,6 +13,19 @@ nox.options.error_on_missing_interpreters = True
 
 PLUGINS = sorted(glob.glob("plugins/featreg-*"))
 PACKAGES = ["featreg", *sorted(glob.glob("plugins/featreg-*/featreg_*"))]
+TORCH_PLUGINS = [plugin for plugin in PLUGINS if not plugin.endswith("mindspore")]
+WITHOUT_MINDSPORE = ["--deselect", "tests/test_architectures.py"]
+OLDEST = [
+    "torch==2.4.1",
+    "torchvision==0.19.1",
+    "numpy==1.26.4",
+    "zarr==3.0.8",
+    "pyarrow==15.0.2",
+    "attrs==23.2.0",
+    "cattrs==23.2.3",
+    "pillow==10.1.0",
+    "packaging==23.2",
+]
 TESTING = ["pytest", "hypothesis", "jsonschema"]
 
 
@@ -33,6 +46,20 @@ def tests(session: nox.Session) -> None:
     """Every test, against installed wheels."""
     install_everything(session, *TESTING)
     session.run("pytest", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """The newest of everything, NumPy 2 among it; without MindSpore, which needs NumPy 1."""
+    session.install(".[data]", *(f"./{plugin}" for plugin in TORCH_PLUGINS), "numpy>=2", *TESTING)
+    session.run("pytest", "tests", *TORCH_PLUGINS, *WITHOUT_MINDSPORE, *session.posargs)
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """The oldest torch and libraries that are supported."""
+    session.install(".[data]", *(f"./{plugin}" for plugin in TORCH_PLUGINS), *OLDEST, *TESTING)
+    session.run("pytest", "tests", *TORCH_PLUGINS, *WITHOUT_MINDSPORE, *session.posargs)
 
 
 @nox.session

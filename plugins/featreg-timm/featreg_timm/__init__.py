@@ -15,7 +15,7 @@ def featreg_backends() -> list[BackendSpec]:
         BackendSpec(
             name="timm",
             factory="featreg_timm.backend:TimmBackend",
-            requirements=("torch>=2.4", "timm>=1.0.12"),
+            requirements=("torch>=2.4", "timm>=1.0.31"),
             capabilities=CAPABILITIES,
             summary="the models of PyTorch Image Models",
             url="https://huggingface.co/docs/timm",
