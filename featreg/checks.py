@@ -105,7 +105,7 @@ def check_batch(rule: InputRule, shape: Sequence[int], dtype: Any = "float32") -
         raise InputError("wrong shape of a batch of images", f"(N, {rule.channels}, H, W){last}", str(tuple(shape)))
     rule.check(shape[2], shape[3])
     kind = str(getattr(dtype, "name", dtype)).rpartition(".")[2].lower()
-    if kind != "uint8" and not kind.startswith(("float", "bfloat")):
+    if kind not in ("uint8", "float16", "bfloat16", "float32", "float64"):
         raise InputError("images of this type are not taken", "floating point, or uint8 RGB", kind)
 
 

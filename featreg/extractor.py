@@ -19,7 +19,7 @@ from featreg.checks import (
     takes_text,
 )
 from featreg.errors import BackendError, FeatregError, InputError, RequestError, SpecError
-from featreg.featureset import Array, FeatureSet, pool_array, pooled_info
+from featreg.featureset import Array, FeatureSet, pooled_info
 from featreg.fields import as_pair
 from featreg.plugin import BackendExtractor
 from featreg.registry import Registry, default_registry, guarded
@@ -125,8 +125,9 @@ class Extractor:
         outputs = self._run(opened, batch)
         check_outputs(self.request, self._features, outputs, batch)
         if self.request.pool is not None:
-            pooled = zip(outputs, self._features, strict=True)
-            outputs = [pool_array(output, info, self.request.pool) for output, info in pooled]
+            how = self.request.pool
+            pairs = zip(outputs, self._features, strict=True)
+            outputs = [guarded(self.request.model, opened.pool, output, info, how) for output, info in pairs]
         if self.request.array == "numpy":
             outputs = [guarded(self.request.model, opened.to_numpy, output) for output in outputs]
         return FeatureSet(dict(zip(self.request.layers, outputs, strict=True)), self.feature_info)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from featreg import errors
-from featreg.featureset import Array, to_numpy
+from featreg.featureset import Array, pool_array, to_numpy
 from featreg.hookspecs import BackendSpec, hookimpl
 from featreg.spec import (
     SPEC_VERSION,
@@ -77,6 +77,10 @@ class BackendExtractor(ABC):
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         """One of :meth:`forward`'s arrays as NumPy."""
         return to_numpy(array)
+
+    def pool(self, array: Array, info: FeatureInfo, how: str) -> Array:
+        """One of :meth:`forward`'s arrays as one vector per image (``request.pool``)."""
+        return pool_array(array, info, how)
 
     def measure(self, height: int, width: int) -> tuple[FeatureInfo, ...]:
         """``features`` as they are for one input size, inferred where their grid follows no formula."""

@@ -6,6 +6,7 @@ to normalise.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from featreg_open_clip.library import muted, open_clip
 from featreg_open_clip.texts import Tokenizer, hub_files
 from featreg_open_clip.towers import ENCODE_IMAGE, find_tower
 from featreg_torch.backend import TorchBackend, Variant
+from featreg_torch.blueprint import Plan
 from featreg_torch.extractor import TorchExtractor
 from featreg_torch.taps import HookTaps, Outlet
 
@@ -88,22 +90,13 @@ class OpenClipBackend(TorchBackend):
             nn.init.normal_(projection, std=len(projection) ** -0.5)
         return network
 
-    def outlets(self, network: nn.Module, variant: Variant) -> Sequence[Outlet]:
-        heads = [Outlet(ENCODE_IMAGE, head="embedding"), Outlet(ENCODE_TEXT, head="text_embedding")]
-        return [*find_tower(network).outlets(), *heads]
-
-    def names(self, network: nn.Module) -> Sequence[str]:
+    def plan(self, network: nn.Module, variant: Variant) -> Plan:
         tower = find_tower(network)
+        heads = [Outlet(ENCODE_IMAGE, head="embedding"), Outlet(ENCODE_TEXT, head="text_embedding")]
         modules = [name for name, _ in network.named_modules() if name and not name.startswith(tower.hidden)]
-        return [*modules, *tower.sources, ENCODE_IMAGE, ENCODE_TEXT]
-
-    def prefix_tokens(self, network: nn.Module) -> int:
-        return find_tower(network).prefix_tokens
-
-    def tap(
-        self, network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module], stop_after: int | None = None
-    ) -> nn.Module:
-        return HookTaps(network, sources, takes, _run, stop_after)
+        names = [*modules, *tower.sources, ENCODE_IMAGE, ENCODE_TEXT]
+        taps = functools.partial(HookTaps, run=_run)
+        return Plan([*tower.outlets(), *heads], names, taps, tower.prefix_tokens)
 
     def preprocess(self, variant: Variant) -> Preprocess:
         tagged = open_clip.get_pretrained_cfg(variant.model, variant.tag) if variant.tag else {}
@@ -124,13 +117,13 @@ class OpenClipBackend(TorchBackend):
         height, width = (size, size) if isinstance(size, int) else size
         return (height, width)
 
-    def load_tag(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
+    def pretrained(self, variant: Variant, tag: str) -> nn.Module:
         config = open_clip.get_pretrained_cfg(variant.model, tag)
         origin = config.get("hf_hub") or config.get("url") or config.get("file")
         cache = HF_HUB_CACHE if config.get("hf_hub") else Path("~/.cache/clip").expanduser()
         try:
             with muted():
-                state: Mapping[str, torch.Tensor] = _create(variant.model, tag).state_dict()
+                return _create(variant.model, tag)
         except Exception as error:
             raise errors.WeightsError(
                 f"the pretrained weights {tag!r} of open_clip:{variant.model} cannot be had",
@@ -138,7 +131,6 @@ class OpenClipBackend(TorchBackend):
                 f"{type(error).__name__}: {error}",
                 remedy="load them once while online, or pass the path of a checkpoint file as weights",
             ) from error
-        return state
 
     def extractor(self, request: ExtractionRequest, **parts: Any) -> TorchExtractor:
         texts = any(feature.head == "text_embedding" for feature in parts["features"])

@@ -6,8 +6,9 @@ timm names a module for each of its feature levels (``feature_info``). Hooks on 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -19,6 +20,7 @@ from torch import nn
 from featreg.plugin import Preprocess, Size, errors
 from featreg_timm import CAPABILITIES
 from featreg_torch.backend import TorchBackend, Variant
+from featreg_torch.blueprint import Plan
 from featreg_torch.declared import declared_levels, declared_outlets
 from featreg_torch.shapes import build_on_meta
 from featreg_torch.taps import HookTaps, Outlet
@@ -41,7 +43,8 @@ class TimmBackend(TorchBackend):
 
     def has(self, model: str) -> bool:
         architecture, _, tag = model.partition(".")
-        return timm.is_model(architecture) and (not tag or tag in self.tags(Variant(architecture)))
+        known = timm.is_model(architecture)
+        return known and (model == architecture or tag in self.tags(Variant(architecture)))
 
     def variant(self, model: str) -> Variant:
         architecture, _, tag = model.partition(".")
@@ -51,9 +54,8 @@ class TimmBackend(TorchBackend):
         return [name.partition(".")[2] for name in timm.list_pretrained(f"{variant.model}.*")]
 
     def build(self, variant: Variant) -> nn.Module:
-        arguments = {} if variant.output_stride is None else {"output_stride": variant.output_stride}
         try:
-            network: nn.Module = timm.create_model(_full_name(variant), pretrained=False, **arguments)
+            network: nn.Module = timm.create_model(_full_name(variant), pretrained=False, **_dilation(variant))
         except (TypeError, NotImplementedError, AssertionError) as error:
             if variant.output_stride is None:
                 raise
@@ -64,23 +66,18 @@ class TimmBackend(TorchBackend):
             ) from error
         return network
 
-    def outlets(self, network: nn.Module, variant: Variant) -> Sequence[Outlet]:
+    def plan(self, network: nn.Module, variant: Variant) -> Plan:
         levels = None
         if variant.output_stride is not None:  # a level keeps its name when the net is dilated
             levels = declared_levels(build_on_meta(lambda: self.build(attrs.evolve(variant, output_stride=None))))
         outlets = declared_outlets(network, FEATURES, levels=levels)
-        return [*outlets, Outlet(POOLED, head="pooled"), Outlet(LOGITS, head="logits")]
-
-    def names(self, network: nn.Module) -> Sequence[str]:
-        return [*(name for name, _ in network.named_modules() if name), FEATURES, POOLED, LOGITS]
-
-    def prefix_tokens(self, network: nn.Module) -> int:
-        return int(getattr(network, "num_prefix_tokens", 0))
-
-    def tap(
-        self, network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module], stop_after: int | None = None
-    ) -> nn.Module:
-        return HookTaps(network, sources, takes, _run, stop_after)
+        names = [*(name for name, _ in network.named_modules() if name), FEATURES, POOLED, LOGITS]
+        return Plan(
+            [*outlets, Outlet(POOLED, head="pooled"), Outlet(LOGITS, head="logits")],
+            names,
+            functools.partial(HookTaps, run=_run),
+            int(getattr(network, "num_prefix_tokens", 0)),
+        )
 
     def preprocess(self, variant: Variant) -> Preprocess:
         config = resolve_data_config({}, pretrained_cfg=_config(variant))
@@ -103,9 +100,9 @@ class TimmBackend(TorchBackend):
         _, height, width = resolve_data_config({}, pretrained_cfg=_config(variant))["input_size"]
         return (height, width)
 
-    def load_tag(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
-        state: Mapping[str, torch.Tensor] = timm.create_model(_full_name(variant), pretrained=True).state_dict()
-        return state
+    def pretrained(self, variant: Variant, tag: str) -> nn.Module:
+        network: nn.Module = timm.create_model(_full_name(variant), pretrained=True, **_dilation(variant))
+        return network
 
 
 def _run(network: Any, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -114,6 +111,10 @@ def _run(network: Any, images: torch.Tensor, wanted: frozenset[str]) -> Iterator
     if POOLED in wanted:
         yield POOLED, network.forward_head(features, pre_logits=True)
     yield LOGITS, network.forward_head(features)
+
+
+def _dilation(variant: Variant) -> dict[str, Any]:
+    return {} if variant.output_stride is None else {"output_stride": variant.output_stride}
 
 
 def _full_name(variant: Variant) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -262,3 +263,68 @@ def test_evaluation_mode_and_random_numbers():
 def test_the_plugin_itself_imports_no_framework():
     code = "import featreg_timm, sys; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'torchvision')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_native_names_in_networks_of_one_size_are_arranged_or_refused():
+    name = "swin_tiny_patch4_window7_224"
+    modules = ["patch_embed", "layers.1.downsample", "layers.0.blocks.0"]
+    with featreg.create_extractor(f"timm:{name}", modules) as extractor:
+        images = batch(224, 224, count=1)
+        features = extractor(images)
+        found, _ = hooked(raw_twin(extractor, name), modules, images)
+    for module in modules:
+        assert np.array_equal(features[module], found[module].permute(0, 3, 1, 2).numpy()), module
+    for model, module in (
+        ("vit_tiny_patch16_224", "blocks.0.attn.attn_drop"),
+        ("mixer_b16_224", "blocks.0.mlp_tokens"),
+    ):
+        with pytest.raises(errors.CapabilityError):
+            featreg.create_extractor(f"timm:{model}", [module])
+
+
+def test_networks_whose_declared_modules_give_no_map_keep_their_heads():
+    for name in ("coat_tiny", "levit_128s", "hrnet_w18"):
+        info = featreg.describe(f"timm:{name}")
+        assert {feature.head for feature in info.features if feature.head} >= {"pooled", "logits"}
+        assert all(feature.kind == "map" for feature in info.features if feature.level is not None)
+    with featreg.create_extractor("timm:levit_128s", ["logits"]) as extractor:
+        images = batch(224, 224)
+        features = extractor(images)
+        model = raw_twin(extractor, "levit_128s")
+    with torch.no_grad():
+        assert np.array_equal(features["logits"], model(torch.from_numpy(images)).numpy())
+
+
+def test_a_stride_that_is_no_power_of_two_is_said():
+    assert featreg.describe("timm:sequencer2d_s").resolve("C4").reduction == 14
+
+
+def test_predictions_end_where_the_extraction_ends():
+    with featreg.create_extractor("timm:convnext_atto", ["C2"]) as extractor:
+        images = batch(20, 300, count=1)
+        assert extractor.output_shapes(images.shape) == {"C2": extractor(images)["C2"].shape}
+
+
+def test_another_thread_may_run_the_network_by_itself():
+    with featreg.create_extractor("timm:resnet18", ["C2"]) as extractor:
+        images, others = batch(64, 64), torch.from_numpy(batch(64, 64, seed=1))
+        expected, module = extractor(images)["C2"], extractor.module
+        started = threading.Event()
+        results = []
+
+        def run_alone():
+            with torch.no_grad():
+                results.append(module(others))
+
+        def interrupt(*_):  # while the extractor's hooks are on the modules, another thread runs them
+            if not started.is_set():
+                started.set()
+                thread = threading.Thread(target=run_alone)
+                thread.start()
+                thread.join()
+
+        handle = module.conv1.register_forward_hook(interrupt)
+        found = extractor(images)["C2"]
+        handle.remove()
+    assert np.array_equal(found, expected)
+    assert results[0].shape == (2, 1000)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from featreg.plugin import Backend, ExtractionRequest, FeatureInfo, ModelInfo, Preprocess, Size, errors
-from featreg_torch.blueprint import Blueprint
+from featreg_torch.blueprint import Blueprint, Plan
 from featreg_torch.device import DTYPES, find_device
 from featreg_torch.extractor import TorchExtractor
 from featreg_torch.shapes import build_on_meta
@@ -42,8 +42,8 @@ class Variant:
 class TorchBackend(Backend):
     """A backend whose models are torch modules.
 
-    A subclass gives ``name``, ``capabilities``, :meth:`models`, :meth:`build`, :meth:`outlets`, :meth:`names`,
-    :meth:`tap`, :meth:`preprocess`, :meth:`native_size` and :meth:`load_tag`.
+    A subclass gives ``name``, ``capabilities``, :meth:`models`, :meth:`build`, :meth:`plan`, :meth:`preprocess`,
+    :meth:`native_size` and :meth:`pretrained`.
     """
 
     name: ClassVar[str]
@@ -60,18 +60,8 @@ class TorchBackend(Backend):
         """The library's own network with random weights."""
 
     @abstractmethod
-    def outlets(self, network: nn.Module, variant: Variant) -> Sequence[Outlet]:
-        """The levels, indices and heads of a network, which is on the meta device."""
-
-    @abstractmethod
-    def names(self, network: nn.Module) -> Sequence[str]:
-        """Every native name that can be asked for."""
-
-    @abstractmethod
-    def tap(
-        self, network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module], stop_after: int | None = None
-    ) -> nn.Module:
-        """The network with taps on it; see :class:`featreg_torch.blueprint.Tapper`."""
+    def plan(self, network: nn.Module, variant: Variant) -> Plan:
+        """The outlets, names and taps of a network, which is on the meta device."""
 
     @abstractmethod
     def preprocess(self, variant: Variant) -> Preprocess:
@@ -82,12 +72,8 @@ class TorchBackend(Backend):
         """The (height, width) that the variant is made for."""
 
     @abstractmethod
-    def load_tag(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
-        """The library's pretrained weights of a tag (``"default"`` where it has no name); may raise anything."""
-
-    def prefix_tokens(self, network: nn.Module) -> int:
-        """How many class, distillation and register tokens stand before the patch tokens."""
-        return 0
+    def pretrained(self, variant: Variant, tag: str) -> nn.Module:
+        """The library's network with the weights of a tag (``"default"`` where it has no name); may raise anything."""
 
     def variant(self, model: str) -> Variant:
         """The variant of a model name; a library whose names carry tags takes them apart here."""
@@ -121,12 +107,11 @@ class TorchBackend(Backend):
         variant = self._requested(request)
         blueprint = self._blueprint(variant)
         info = self._info(variant, request.model, None)
-        prefix = self.prefix_tokens(blueprint.network)
-        outlets = [blueprint.outlet(layer, info, prefix) for layer in request.layers]
-        readings = blueprint.read(outlets)
+        outlets = [blueprint.outlet(layer, info) for layer in request.layers]
+        readings, events = blueprint.read(outlets), blueprint.events(outlets)
         network = self._load(variant, request.weights).eval().to(device, DTYPES[request.dtype])
         takes = [Take(reading.info, reading.stored, reading.prefix_tokens) for reading in readings]
-        taps = self.tap(network, [outlet.source for outlet in outlets], takes, blueprint.events(outlets))
+        taps = blueprint.tap(network, [outlet.source for outlet in outlets], takes, events)
         return self.extractor(
             request,
             info=info,
@@ -136,7 +121,7 @@ class TorchBackend(Backend):
             device=device,
             dtype=DTYPES[request.dtype],
             grad=request.grad,
-            measure=functools.partial(_measure, blueprint, outlets),
+            measure=functools.partial(_measure, blueprint, outlets, stop_after=events),
         )
 
     def _requested(self, request: ExtractionRequest) -> Variant:
@@ -167,23 +152,20 @@ class TorchBackend(Backend):
     def _draw(self, variant: Variant) -> Blueprint:
         with self._lock:
             network = build_on_meta(lambda: self.build(variant))
-            outlets = self.outlets(network, variant)
-            return Blueprint(network, outlets, self.names(network), self.tap, self.native_size(variant))
+            return Blueprint(network, self.plan(network, variant), self.native_size(variant))
 
     def _load(self, variant: Variant, weights: str | None) -> nn.Module:
         with seeded(), factory_defaults("cpu"):
+            if weights is not None and not is_path(weights):
+                return self._tagged(variant, variant.tag or weights)
             network = self.build(variant)
-            if weights is None:
-                return network
-            if is_path(weights):
+            if weights is not None:
                 load_into(network, read_checkpoint(weights), weights)
-            else:
-                load_into(network, self._tagged(network, variant, variant.tag or weights), weights)
-        return network
+            return network
 
-    def _tagged(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
+    def _tagged(self, variant: Variant, tag: str) -> nn.Module:
         try:
-            return self.load_tag(network, variant, tag)
+            return self.pretrained(variant, tag)
         except errors.FeatregError:
             raise
         except Exception as error:
@@ -196,5 +178,7 @@ class TorchBackend(Backend):
             ) from error
 
 
-def _measure(blueprint: Blueprint, outlets: Sequence[Outlet], size: Size) -> tuple[FeatureInfo, ...]:
-    return tuple(reading.info for reading in blueprint.read(outlets, size))
+def _measure(
+    blueprint: Blueprint, outlets: Sequence[Outlet], size: Size, stop_after: int | None = None
+) -> tuple[FeatureInfo, ...]:
+    return tuple(reading.info for reading in blueprint.read(outlets, size, stop_after))

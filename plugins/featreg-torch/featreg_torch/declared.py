@@ -31,7 +31,8 @@ def declared_outlets(
     """Every declared index, with its level, then the heads ``features`` and, of a plain transformer, ``tokens``.
 
     ``features`` is the source of the final unpooled features, ``prefix`` stands before the names of the network's
-    modules, and ``levels`` replaces :func:`declared_levels`, where the network is dilated.
+    modules, and ``levels`` replaces :func:`declared_levels`, where the network is dilated. Tokens become maps in plain
+    transformers alone, whose tokens lie in rows and columns: others may order them as they like.
     """
     declared = _declared(network)
     levels = declared_levels(network) if levels is None else levels
@@ -42,7 +43,7 @@ def declared_outlets(
             prefix + entry["module"],
             level=levels.get(index),
             index=index,
-            kind="map" if plain else None,
+            kind="map",
             prefix_tokens=prefix_tokens,
             reduction=entry["reduction"] if plain else None,
             channels=entry["num_chs"],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from featreg.plugin import Array, BackendExtractor, FeatureInfo, ModelInfo, Size
+from featreg.plugin import Array, BackendExtractor, FeatureInfo, ModelInfo, Size, errors
 
 __all__ = ["TorchExtractor"]
 
@@ -51,13 +52,33 @@ class TorchExtractor(BackendExtractor):
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, ...]:
         assert self._taps is not None, "a closed extractor is not called"
-        with torch.set_grad_enabled(self._grad), torch.autocast(self._device.type, enabled=False):
+        assert self._network is not None
+        for module in (self._network, self._taps):
+            if module.training:  # a caller's train() does not reach an extraction
+                module.eval()
+        with self._modes():
             outputs: tuple[torch.Tensor, ...] = self._taps(self.prepare(batch))
         return outputs
 
+    def pool(self, array: torch.Tensor, info: FeatureInfo, how: str) -> torch.Tensor:
+        with self._modes():
+            pooled: torch.Tensor = super().pool(array, info, how)
+        return pooled
+
+    @contextlib.contextmanager
+    def _modes(self) -> Iterator[None]:
+        """The same modes whatever the caller's: gradients as requested, no inference mode, autocast or other device."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(self._grad))
+            stack.enter_context(torch.autocast(self._device.type, enabled=False))
+            if torch.get_default_device() != self._device:
+                stack.enter_context(self._device)
+            yield
+
     def prepare(self, batch: Array) -> torch.Tensor:
         """A batch on the device in the network's number format; uint8 RGB is normalised there."""
-        images = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(_writable(batch))
+        images = _dense(batch) if isinstance(batch, torch.Tensor) else torch.from_numpy(_writable(batch))
         images = images.to(self._device, non_blocking=True)
         if images.dtype != torch.uint8:
             return images.to(self._dtype)
@@ -79,7 +100,17 @@ class TorchExtractor(BackendExtractor):
         return self._measured[size]
 
     def close(self) -> None:
-        self._network = self._taps = None
+        taps, self._network, self._taps = self._taps, None, None
+        if taps is not None:  # a graph and its module refer to each other: let go of the weights at once
+            for held in (taps._modules, taps._parameters, taps._buffers):
+                held.clear()
+
+
+def _dense(images: torch.Tensor) -> torch.Tensor:
+    if images.is_meta or images.layout != torch.strided:
+        got = "a tensor without data" if images.is_meta else str(images.layout)
+        raise errors.InputError("images of this kind are not taken", "a dense tensor (N, 3, H, W)", got)
+    return images.clone() if images.is_inference() else images
 
 
 def _writable(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,31 +15,37 @@ __all__ = ["SEED", "factory_defaults", "seeded"]
 SEED = 0
 """The seed of random weights: two extractors opened with ``weights=None`` are equal."""
 
+_LOCK = threading.RLock()  # the generators and the default dtype belong to the process: one borrower at a time
+
 
 @contextlib.contextmanager
 def seeded(seed: int = SEED) -> Iterator[None]:
     """Draw from ``seed`` inside, and put every CPU generator back afterwards (models are built on the CPU)."""
-    torch_state = torch.random.get_rng_state()
-    python_state = random.getstate()
-    numpy_state = np.random.get_state()
-    try:
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed CUDA too
-        random.seed(seed)
-        np.random.seed(seed)
-        yield
-    finally:
-        torch.random.set_rng_state(torch_state)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+    with _LOCK:
+        torch_state = torch.random.get_rng_state()
+        python_state = random.getstate()
+        numpy_state = np.random.get_state()
+        try:
+            torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed CUDA too
+            random.seed(seed)
+            np.random.seed(seed)
+            yield
+        finally:
+            torch.random.set_rng_state(torch_state)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 @contextlib.contextmanager
 def factory_defaults(device: str) -> Iterator[None]:
-    """Make new tensors float32 on ``device``, whatever defaults the caller has set."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.device(device):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+    """Make new tensors float32 on ``device`` and fit for autograd, whatever defaults and modes the caller has set."""
+    with _LOCK:
+        dtype = torch.get_default_dtype()
+        if dtype != torch.float32:
+            torch.set_default_dtype(torch.float32)
+        try:
+            with torch.device(device), torch.inference_mode(False):
+                yield
+        finally:
+            if dtype != torch.float32:
+                torch.set_default_dtype(dtype)

@@ -34,8 +34,9 @@ class Outlet:
     """A place where features leave a network.
 
     ``source`` is what the taps look for: a module, a graph node, or an output that a runner yields. ``kind`` None takes
-    the kind that the tensor has by itself; ``"map"`` also turns tokens into a map. ``stored`` and ``channels`` help
-    where the observed shapes alone do not tell the layout.
+    the kind that the tensor has by itself; ``"map"`` turns tokens into a map where ``reduction``, the side of a patch,
+    is given. ``strides`` are those that the network is known to have, ``stored`` and ``channels`` help where the
+    observed shapes alone do not tell the layout.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Outlet:
     kind: Literal["map", "tokens", "vector"] | None = None
     prefix_tokens: int = 0
     reduction: int | None = None
+    strides: tuple[int, ...] = ()
     stored: Stored | None = None
     channels: int | None = None
 
@@ -109,8 +111,9 @@ class HookTaps(nn.Module):
         network: nn.Module,
         sources: Sequence[str],
         takes: Sequence[nn.Module],
-        run: Runner,
         stop_after: int | None = None,
+        *,
+        run: Runner,
     ) -> None:
         super().__init__()
         self.network = network
@@ -126,9 +129,12 @@ class HookTaps(nn.Module):
     def forward(self, inputs: Any) -> tuple[torch.Tensor, ...]:
         found: dict[int, torch.Tensor] = {}
         events = 0
+        thread = threading.get_ident()
 
         def keep(source: str, output: Any) -> None:
             nonlocal events
+            if threading.get_ident() != thread:  # another thread runs the same network by itself
+                return
             tensor = as_tensor(output, source)
             for position, (name, take) in enumerate(zip(self.sources, self.takes, strict=True)):
                 if name == source:

@@ -20,8 +20,8 @@ _SHOWN = 10
 
 
 def is_path(weights: str) -> bool:
-    """Whether ``weights`` names a file rather than a tag: it exists, has a separator or a checkpoint's suffix."""
-    return Path(weights).suffix in _SUFFIXES or "/" in weights or "\\" in weights or Path(weights).is_file()
+    """Whether ``weights`` names a file rather than a tag: it has a separator or a checkpoint's suffix."""
+    return Path(weights).suffix in _SUFFIXES or "/" in weights or "\\" in weights
 
 
 def read_checkpoint(path: str) -> dict[str, torch.Tensor]:
@@ -32,7 +32,7 @@ def read_checkpoint(path: str) -> dict[str, torch.Tensor]:
             f"there is no checkpoint {path!r}", "a file", "a folder" if file.is_dir() else "nothing"
         )
     try:
-        if file.suffix == ".safetensors":
+        if ".safetensors" in (file.suffix, file.resolve().suffix):
             from safetensors.torch import load_file
 
             content: Any = load_file(file, device="cpu")
@@ -58,21 +58,31 @@ def _state_dict(content: Any, path: str) -> dict[str, torch.Tensor]:
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         raise errors.WeightsError(f"{path!r} holds no state_dict", "names and tensors", type(content).__name__)
     return dict(content)
 
 
 def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], origin: str) -> None:
-    """Copy ``state`` into ``module``; a WeightsError lists every missing, unexpected and mis-shaped key."""
+    """Copy ``state`` into ``module``; a WeightsError lists every missing, unexpected and unfitting key.
+
+    ``num_batches_tracked`` may be missing, as in checkpoints from before torch 0.4.1: evaluation does not read it.
+    """
     own = module.state_dict()
     problems = {
-        "missing": [name for name in own if name not in state],
+        "missing": [name for name in own if name not in state and not name.endswith("num_batches_tracked")],
         "unexpected": [name for name in state if name not in own],
         "mis-shaped": [
             f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
             for name in own
             if name in state and state[name].shape != own[name].shape
+        ],
+        "of another type": [
+            f"{name} {state[name].dtype} for {own[name].dtype}"
+            for name in own
+            if name in state and state[name].is_floating_point() != own[name].is_floating_point()
         ],
     }
     if any(problems.values()):
@@ -82,7 +92,8 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], origin: str)
             "; ".join(f"{len(names)} {what}: {_shorten(names)}" for what, names in problems.items() if names),
             remedy="check the architecture and the number of classes of the checkpoint",
         )
-    module.load_state_dict(state, strict=True)
+    own.update(state)  # keeps the versions of the module's parts, by which some of them read their tensors
+    module.load_state_dict(own, strict=True)
 
 
 def _shorten(names: list[str]) -> str:

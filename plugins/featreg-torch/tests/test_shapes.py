@@ -30,7 +30,7 @@ def run(network, images, wanted):
 
 
 def describe(network, source, native=(192, 192), **outlet):
-    taps = HookTaps(network, [source], [Copy(source)], run)
+    taps = HookTaps(network, [source], [Copy(source)], run=run)
     rule, seen = find_input_rule(taps, native)
     shapes = {size: found[0] for size, found in seen.items()}
     return rule, read_shapes(Outlet(source, **outlet), native, shapes)
@@ -112,16 +112,20 @@ class FixedSize(nn.Module):
 
 
 def test_fixed_size_networks_get_a_fixed_rule_and_token_grids():
-    rule, (tokens, stored) = describe(build_on_meta(FixedSize), "output", native=(32, 32), prefix_tokens=1)
+    rule, (tokens, stored) = describe(
+        build_on_meta(FixedSize), "output", native=(32, 32), prefix_tokens=1, strides=(4, 8)
+    )
     assert rule.fixed == (32, 32)
     assert (stored, tokens.kind, tokens.shape(3, 32, 32)) == ("nld", "tokens", (3, 17, 6))
-    _, (grid, _) = describe(build_on_meta(FixedSize), "output", native=(32, 32), prefix_tokens=1, kind="map")
+    _, (grid, _) = describe(
+        build_on_meta(FixedSize), "output", native=(32, 32), prefix_tokens=1, kind="map", reduction=8
+    )
     assert grid.shape(3, 32, 32) == (3, 6, 4, 4)
 
 
 def test_wrong_prefix_and_windows_are_refused():
     with pytest.raises(errors.CapabilityError, match="no grid"):
-        describe(build_on_meta(FixedSize), "output", native=(32, 32), prefix_tokens=0)
+        describe(build_on_meta(FixedSize), "output", native=(32, 32), prefix_tokens=0, strides=(4, 8))
 
     class Windows(nn.Module):
         def forward(self, images):
@@ -129,6 +133,56 @@ def test_wrong_prefix_and_windows_are_refused():
 
     with pytest.raises(errors.CapabilityError):
         describe(build_on_meta(Windows), "output", native=(32, 32))
+
+
+def test_padding_that_differs_between_the_axes_is_measured():
+    _, (info, _) = describe(build_on_meta(lambda: nn.Conv2d(3, 3, 4, 4, padding=(1, 0))), "output")
+    assert info.rounding == "measured"
+
+
+class Fixed(nn.Module):
+    """Whatever it makes of 32x32 pixels, and nothing else."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, images):
+        assert images.shape[2:] == (32, 32)
+        return self.make(images)
+
+
+@pytest.mark.parametrize(
+    ("make", "stored"),
+    [
+        (lambda images: images[:, :, ::4, ::4], "nchw"),
+        (lambda images: images[:, :, ::4, ::4].permute(0, 2, 3, 1), "nhwc"),
+        (lambda images: images.mean((2, 3), keepdim=True), "nchw"),
+    ],
+)
+def test_at_one_size_the_grid_tells_the_layout(make, stored):
+    _, (info, found) = describe(build_on_meta(lambda: Fixed(make)), "output", native=(32, 32))
+    assert (found, info.channels) == (stored, 3)
+
+
+def test_at_one_size_what_is_no_grid_is_no_map():
+    heads = build_on_meta(lambda: Fixed(lambda images: images.new_empty(2, 3, 17, 64)))
+    with pytest.raises(errors.CapabilityError, match="no grid"):  # attention heads, say
+        describe(heads, "output", native=(32, 32))
+
+
+def test_an_interruption_is_not_a_refusal_of_the_size():
+    class Interrupted(nn.Module):
+        calls = 0
+
+        def forward(self, images):
+            Interrupted.calls += 1
+            if Interrupted.calls > 1:
+                raise KeyboardInterrupt
+            return images
+
+    with pytest.raises(KeyboardInterrupt):
+        describe(build_on_meta(Interrupted), "output")
 
 
 class Multiples(nn.Module):
@@ -176,8 +230,8 @@ def test_building_leaves_random_numbers_and_defaults_alone():
 
 
 def test_probes_are_what_the_proof_needs():
-    (first, second, odd) = PROBES
+    (first, second, *odd) = PROBES
     assert all(side % 64 == 0 for side in (*first, *second))
-    assert odd == (first[0] + 1, first[1] - 1)
-    taps = HookTaps(build_on_meta(LAYERS["conv3"]), ["output"], [Copy("output")], run)
+    assert odd == [(first[0] + 1, first[1] - 1), (first[0] - 1, first[1] + 1)]
+    taps = HookTaps(build_on_meta(LAYERS["conv3"]), ["output"], [Copy("output")], run=run)
     assert probe(taps, (9, 11)) == [(2, 3, 5, 6)]

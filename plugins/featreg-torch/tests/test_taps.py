@@ -52,7 +52,7 @@ def copies(*sources):
 
 
 def taps_on(network, *sources, stop_after=None):
-    return HookTaps(network, sources, copies(*sources), run, stop_after)
+    return HookTaps(network, sources, copies(*sources), stop_after, run=run)
 
 
 @torch.no_grad()

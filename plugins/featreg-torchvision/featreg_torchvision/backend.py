@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 import torchvision
 from torch import nn
 from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
@@ -17,7 +16,7 @@ from torchvision.transforms import InterpolationMode
 from featreg.plugin import Preprocess, Size, errors
 from featreg_torch import CAPABILITIES
 from featreg_torch.backend import TorchBackend, Variant
-from featreg_torch.taps import Outlet
+from featreg_torch.blueprint import Plan
 from featreg_torchvision.graph import Trace, tap_graph
 from featreg_torchvision.levels import find_outlets
 
@@ -43,25 +42,19 @@ class TorchvisionBackend(TorchBackend):
                 "one of torchvision's classification models",
                 remedy="featreg models torchvision lists them",
             )
-        sized = {"image_size": self.native_size(variant)[0]} if _is_vit(variant.model) else {}
+        options: dict[str, Any] = {"image_size": self.native_size(variant)[0]} if _is_vit(variant.model) else {}
+        if variant.tag is not None and _transforms_input(variant.model):
+            options["transform_input"] = True  # as torchvision does for its own weights
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # googlenet and inception_v3, of their initialisation
-            network: nn.Module = get_model(variant.model, weights=None, **sized)
+            network: nn.Module = get_model(variant.model, weights=None, **options)
         return network
 
-    def outlets(self, network: nn.Module, variant: Variant) -> Sequence[Outlet]:
-        return find_outlets(Trace(network), self.native_size(variant))
-
-    def names(self, network: nn.Module) -> Sequence[str]:
-        return Trace(network).names()
-
-    def prefix_tokens(self, network: nn.Module) -> int:
-        return 1 if isinstance(network, torchvision.models.VisionTransformer) else 0
-
-    def tap(
-        self, network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module], stop_after: int | None = None
-    ) -> nn.Module:
-        return tap_graph(network, sources, takes)
+    def plan(self, network: nn.Module, variant: Variant) -> Plan:
+        trace = Trace(network)
+        prefix = 1 if isinstance(network, torchvision.models.VisionTransformer) else 0
+        outlets = find_outlets(trace, self.native_size(variant))
+        return Plan(outlets, trace.names(), functools.partial(tap_graph, trace), prefix)
 
     def default_tag(self, variant: Variant) -> str:
         return str(get_model_weights(variant.model)["DEFAULT"].name)
@@ -84,14 +77,21 @@ class TorchvisionBackend(TorchBackend):
     def tags(self, variant: Variant) -> Sequence[str]:
         return tuple(get_model_weights(variant.model).__members__)
 
-    def load_tag(self, network: nn.Module, variant: Variant, tag: str) -> Mapping[str, torch.Tensor]:
-        state: Mapping[str, torch.Tensor] = _weights(variant.model, tag).get_state_dict(progress=False, check_hash=True)
-        return state
+    def pretrained(self, variant: Variant, tag: str) -> nn.Module:
+        network: nn.Module = get_model(variant.model, weights=_weights(variant.model, tag), progress=False)
+        return network
 
 
 def _is_vit(model: str) -> bool:
     """Whether a model is built for one image size, which its weights then say (``min_size``)."""
     return inspect.signature(get_model_builder(model)).return_annotation is torchvision.models.VisionTransformer
+
+
+def _transforms_input(model: str) -> bool:
+    """Whether a model can undo the normalisation of the weights it was ported from (GoogLeNet, Inception)."""
+    return (
+        "transform_input" in inspect.signature(inspect.signature(get_model_builder(model)).return_annotation).parameters
+    )
 
 
 def _weights(model: str, tag: str | None) -> Any:

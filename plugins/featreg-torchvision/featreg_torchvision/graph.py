@@ -1,13 +1,17 @@
 """Traced networks: named nodes, their shapes, and taps on them.
 
+A network is traced once, without memory; its graph then serves every network that is built alike.
+
 Nodes are named as torchvision's ``get_graph_node_names`` does. ``create_feature_extractor`` is not used: it reads names
 as regular expressions, gives back taps in execution order, and lets in-place activations overwrite them.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,6 +30,8 @@ _LEAVES = [
     member for _, member in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(member, nn.Module)
 ]
 
+_TRACING = threading.Lock()  # tracing replaces nn.Module.__call__ for the whole process
+
 
 class Trace:
     """A network in evaluation mode as a graph. ``nodes`` holds every named node in execution order."""
@@ -33,7 +39,8 @@ class Trace:
     def __init__(self, network: nn.Module) -> None:
         tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), leaf_modules=_LEAVES)
         self.network = network
-        self.graph: fx.Graph = tracer.trace(network.eval())
+        with _TRACING:
+            self.graph: fx.Graph = tracer.trace(network.eval())
         self.nodes: dict[str, fx.Node] = {name: node for node, name in tracer.node_to_qualname.items()}
         self._modules: dict[str, fx.Node] = {}
         for name, node in self.nodes.items():
@@ -93,12 +100,16 @@ class _ShapeRecorder(fx.Interpreter):
         return output
 
 
-def tap_graph(network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module]) -> fx.GraphModule:
-    """The network as a graph that returns ``sources``, each through its take, and computes nothing else."""
-    trace = Trace(network)
-    module = fx.GraphModule(network, trace.graph)
-    graph = module.graph
+def tap_graph(
+    trace: Trace, network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module], stop_after: int | None = None
+) -> fx.GraphModule:
+    """A network, built as the traced one, as a graph that returns ``sources``, each through its take, and stops there.
+
+    The graph needs no ``stop_after``: what no source needs is not in it.
+    """
+    graph = copy.deepcopy(trace.graph)
     twins = dict(zip(trace.graph.nodes, graph.nodes, strict=True))
+    module = fx.GraphModule(network, graph)
     images = twins[trace.input]
     taken = []
     for position, (source, take) in enumerate(zip(sources, takes, strict=True)):

@@ -1,7 +1,11 @@
 """The torchvision backend against hooks on raw torchvision models."""
 
+import gc
+import re
 import subprocess
 import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -311,3 +315,112 @@ def test_half_precision_and_options():
 def test_the_plugin_itself_imports_no_framework():
     code = "import featreg_torchvision, sys; sys.exit(any(m in sys.modules for m in ('torch', 'torchvision')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def library_weights(monkeypatch, name, state=None):
+    """Stand in for a download: torchvision's default weights of a model are these."""
+    torch.manual_seed(9)
+    model = get_model(name, weights=None, **({"init_weights": False} if name in ("googlenet", "inception_v3") else {}))
+    state = model.state_dict() if state is None else state(model.state_dict())
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: dict(state))
+    return weights
+
+
+def test_library_weights_bring_the_library_s_own_input_transform(monkeypatch):
+    weights = library_weights(monkeypatch, "inception_v3")
+    images = batch(299, 299, count=1)
+    with featreg.create_extractor("torchvision:inception_v3", ["logits"], weights="default") as extractor:
+        assert extractor.module.transform_input
+        found = extractor(images)["logits"]
+    model = get_model("inception_v3", weights=weights).eval()
+    with torch.no_grad():
+        assert np.array_equal(found, model(torch.from_numpy(images)).numpy())
+
+
+def test_library_weights_under_their_old_names_load(monkeypatch):
+    def old(state):  # as the published files of DenseNet are
+        dotted = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value for key, value in state.items()}
+        return {key: value for key, value in dotted.items() if not key.endswith("num_batches_tracked")}
+
+    weights = library_weights(monkeypatch, "densenet121", old)
+    images = batch(64, 64)
+    with featreg.create_extractor("torchvision:densenet121", ["logits"], weights="default") as extractor:
+        found = extractor(images)["logits"]
+    model = get_model("densenet121", weights=weights).eval()
+    with torch.no_grad():
+        assert np.array_equal(found, model(torch.from_numpy(images)).numpy())
+
+
+def test_networks_that_read_their_tensors_by_version_load_from_a_file(tmp_path):
+    torch.manual_seed(1)
+    model = get_model("mnasnet0_5", weights=None).eval()
+    torch.save(model.state_dict(), tmp_path / "mnasnet.pth")
+    images = batch(64, 64)
+    path = str(tmp_path / "mnasnet.pth")
+    with featreg.create_extractor("torchvision:mnasnet0_5", ["logits"], weights=path) as extractor, torch.no_grad():
+        assert np.array_equal(extractor(images)["logits"], model(torch.from_numpy(images)).numpy())
+
+
+def test_nothing_is_traced_after_opening(monkeypatch):
+    with featreg.create_extractor("torchvision:resnet18", ["C5"]) as extractor:
+
+        def refuse(*_):
+            raise AssertionError("traced")  # tracing replaces nn.Module.__call__ for every thread
+
+        monkeypatch.setattr("featreg_torchvision.graph.NodePathTracer.trace", refuse)
+        assert extractor.output_shapes((1, 3, 70, 90)) == {"C5": (1, 512, 3, 3)}
+        featreg.create_extractor("torchvision:resnet18", ["C4"]).close()
+
+
+def test_opens_in_threads_are_equal_and_leave_the_process_alone():
+    torch.manual_seed(4)
+    state = torch.random.get_rng_state()
+    with featreg.create_extractor("torchvision:resnet18", ["C1"]) as alone:
+        expected = alone.module.state_dict()
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda _: featreg.create_extractor("torchvision:resnet18", ["C1"]), range(4)))
+    for extractor in opened:
+        found = extractor.module.state_dict()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        extractor.close()
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_caller_s_modes_change_nothing():
+    images = torch.from_numpy(batch(64, 64))
+    with torch.inference_mode(), torch.device("meta"):
+        extractor = featreg.create_extractor("torchvision:resnet18", ["C5"], array="native", grad=True, pool="avg")
+        under = extractor(images)["C5"]
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            pooled = extractor(images)["C5"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(under, pooled)
+    assert under.requires_grad
+    pooled.sum().backward()
+    assert extractor.module.conv1.weight.grad.abs().sum() > 0
+    before = extractor.module.bn1.running_mean.clone()
+    extractor.module.train()
+    assert torch.equal(extractor(images)["C5"], under)
+    assert torch.equal(extractor.module.bn1.running_mean, before)
+
+
+def test_closing_frees_the_weights_at_once():
+    gc.collect()
+    gc.disable()
+    try:
+        extractor = featreg.create_extractor("torchvision:resnet18", ["C5"])
+        weight = weakref.ref(extractor.module.layer4[0].conv1.weight)
+        extractor.close()
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("images", [torch.zeros(1, 3, 8, 8, device="meta"), torch.zeros(1, 3, 8, 8).to_sparse()])
+def test_tensors_without_plain_data_are_refused(images):
+    with featreg.create_extractor("torchvision:resnet18", ["C1"]) as extractor, pytest.raises(errors.InputError):
+        extractor(images)
