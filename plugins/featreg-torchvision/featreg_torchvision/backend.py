@@ -24,7 +24,11 @@ __all__ = ["TorchvisionBackend"]
 
 
 class TorchvisionBackend(TorchBackend):
-    """The backend ``torchvision``."""
+    """The backend ``torchvision``.
+
+    An extractor runs the network's traced graph, which shares its leaf modules and parameters with ``extractor.module``:
+    training and replacing weights reach it, hooks on containers and replaced sub-modules do not.
+    """
 
     name: ClassVar[str] = "torchvision"
     capabilities: ClassVar[tuple[str, ...]] = CAPABILITIES
