@@ -26,7 +26,7 @@ __all__ = ["TorchvisionBackend"]
 class TorchvisionBackend(TorchBackend):
     """The backend ``torchvision``.
 
-    An extractor runs the network's traced graph, which shares its leaf modules and parameters with ``extractor.module``:
+    An extractor runs the traced graph, which shares leaf modules and parameters with ``extractor.module``:
     training and replacing weights reach it, hooks on containers and replaced sub-modules do not.
     """
 
