@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from featreg.extractor import describe as describe
     from featreg.extractor import list_backends as list_backends
     from featreg.extractor import list_models as list_models
+    from featreg.extractor import list_nodes as list_nodes
     from featreg.featureset import FeatureSet as FeatureSet
     from featreg.preprocess import load_images as load_images
     from featreg.spec import ExtractionRequest as ExtractionRequest
@@ -41,6 +42,7 @@ _HOMES = {
     "extract": "engine",
     "list_backends": "extractor",
     "list_models": "extractor",
+    "list_nodes": "extractor",
     "load_images": "preprocess",
     "open_store": "stores",
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from featreg.errors import BackendError, CapabilityError, InputError, LayerError
 from featreg.featureset import Array, to_numpy
-from featreg.spec import HEADS, LEVELS, ExtractionRequest, FeatureInfo, InputRule
+from featreg.spec import HEADS, LEVELS, ExtractionRequest, FeatureInfo, InputRule, ModelInfo
 
 __all__ = [
     "as_numpy_batch",
@@ -19,6 +19,7 @@ __all__ = [
     "check_capabilities",
     "check_features",
     "check_outputs",
+    "checked_info",
     "takes_text",
 ]
 
@@ -50,6 +51,8 @@ def check_features(request: ExtractionRequest, features: Sequence[FeatureInfo]) 
 
     Raises LayerError for texts and images together, CapabilityError for ``pool="cls"`` without a class token.
     """
+    if not isinstance(features, tuple | list) or not all(isinstance(info, FeatureInfo) for info in features):
+        raise broken_contract(request.model, "features, a tuple of FeatureInfo", repr(features))
     if len(features) != len(request.layers):
         raise broken_contract(request.model, f"{len(request.layers)} features", str(len(features)))
     for layer, info in zip(request.layers, features, strict=True):
@@ -69,6 +72,13 @@ def check_features(request: ExtractionRequest, features: Sequence[FeatureInfo]) 
             got=str(list(request.layers)),
             remedy="open two extractors",
         )
+
+
+def checked_info(model: str, info: Any) -> ModelInfo:
+    """What a backend says of a model; raises BackendError where that is no ModelInfo."""
+    if not isinstance(info, ModelInfo):
+        raise broken_contract(model, "a ModelInfo", type(info).__name__)
+    return info
 
 
 def takes_text(features: Sequence[FeatureInfo]) -> bool:

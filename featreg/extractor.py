@@ -16,6 +16,7 @@ from featreg.checks import (
     check_capabilities,
     check_features,
     check_outputs,
+    checked_info,
     takes_text,
 )
 from featreg.errors import BackendError, FeatregError, InputError, RequestError, SpecError
@@ -25,7 +26,7 @@ from featreg.plugin import BackendExtractor
 from featreg.registry import Registry, default_registry, guarded
 from featreg.spec import ExtractionRequest, FeatureInfo, Layer, ModelInfo, Preprocess, Size
 
-__all__ = ["Extractor", "create_extractor", "describe", "list_backends", "list_models"]
+__all__ = ["Extractor", "create_extractor", "describe", "list_backends", "list_models", "list_nodes"]
 
 
 def list_backends() -> tuple[str, ...]:
@@ -37,7 +38,16 @@ def list_models(backend: str, pattern: str = "*") -> tuple[str, ...]:
     """The models of a backend whose names match a shell-style pattern (case matters), sorted."""
     import fnmatch
 
+    if not isinstance(pattern, str):
+        raise SpecError("a pattern is a string", "as in 'resnet*'", repr(pattern))
     return tuple(name for name in default_registry().models(backend) if fnmatch.fnmatchcase(name, pattern))
+
+
+def list_nodes(model: str) -> tuple[str, ...]:
+    """Every native name that can be asked for as a layer of a model, in the library's order; loads no weights."""
+    registry = default_registry()
+    backend, name = registry.resolve(model)
+    return tuple(guarded(f"{backend}:{name}", registry.backend(backend).nodes, name))
 
 
 def describe(model: str, input_size: Size | None = None) -> ModelInfo:
@@ -49,6 +59,7 @@ def describe(model: str, input_size: Size | None = None) -> ModelInfo:
     backend, name = registry.resolve(model)
     size = None if input_size is None else _size(input_size)
     info = guarded(f"{backend}:{name}", registry.backend(backend).info, name, size)
+    checked_info(f"{backend}:{name}", info)
     if size is not None:
         info.input_rule.check(*size)
     return info
@@ -94,10 +105,11 @@ class Extractor:
         self.request = request
         self._opened: BackendExtractor | None = opened
         self._module = opened.module
-        self.info = opened.info
-        self._features = tuple(opened.features)
+        self.info = checked_info(request.model, opened.info)
+        rule = self.info.input_rule
+        check_features(request, opened.features)
+        self._features = tuple(attrs.evolve(feature, input_rule=rule) for feature in opened.features)
         check_capabilities(request, self.info.capabilities, request.model)
-        check_features(request, self._features)
         self._takes_text = takes_text(self._features)
         described = self._features if request.pool is None else tuple(map(pooled_info, self._features))
         self.feature_info: Mapping[Layer, FeatureInfo] = MappingProxyType(

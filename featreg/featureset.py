@@ -159,7 +159,9 @@ def pooled_info(info: FeatureInfo) -> FeatureInfo:
 
 
 def _vector_info(info: FeatureInfo, channels: int) -> FeatureInfo:
-    return FeatureInfo(info.name, channels, None, "vector", info.level, info.index, info.head)
+    return FeatureInfo(
+        info.name, channels, None, "vector", info.level, info.index, info.head, input_rule=info.input_rule
+    )
 
 
 def _framework(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,6 +46,10 @@ class BackendSpec:
     install: str = attrs.field(default="", validator=IsText(empty=True))
 
     def __attrs_post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.name):
+            raise SpecError(
+                "this name cannot be written in a model id", "letters, digits, '_', '-', '.'", repr(self.name)
+            )
         module, separator, name = self.factory.partition(":")
         if not (separator and module and name):
             raise SpecError(f"the factory of {self.name!r} is not importable", "package.module:Class", self.factory)

@@ -108,6 +108,10 @@ class Backend(ABC):
         Raises InputError for a size that the model does not take.
         """
 
+    def nodes(self, model: str) -> Sequence[str]:
+        """Every native name of a model that a request may ask for, in the library's order."""
+        return tuple(dict.fromkeys(feature.name for feature in self.info(model).features))
+
     @abstractmethod
     def open(self, request: ExtractionRequest) -> BackendExtractor:
         """The model of a request, built and loaded; ``request.model`` is the name without the backend.

@@ -24,6 +24,7 @@ from featreg.errors import (
     BackendError,
     DuplicateBackendError,
     FeatregError,
+    SpecError,
     UnknownBackendError,
     UnknownModelError,
     near_matches,
@@ -64,6 +65,8 @@ class Registry:
 
     def plugin(self, name: str) -> Plugin:
         """Where a backend comes from; raises UnknownBackendError with the nearest names or the pip line."""
+        if not isinstance(name, str):
+            raise SpecError("a backend is named by a string", "as in 'timm'", repr(name))
         if name in self._plugins:
             return self._plugins[name]
         if self._is_off(name):
@@ -167,6 +170,8 @@ class Registry:
 
         Raises UnknownBackendError, UnknownModelError or AmbiguousModelError, with the nearest matches.
         """
+        if not isinstance(model_id, str):
+            raise SpecError("a model is named by a string", "'backend:model'", repr(model_id))
         name, separator, model = model_id.partition(":")
         if not separator:
             return self._resolve_bare(model_id)
@@ -182,7 +187,10 @@ class Registry:
 
     def models(self, name: str) -> tuple[str, ...]:
         """Every model of a backend, sorted; imports its framework."""
-        return tuple(sorted(guarded(name, self.backend(name).models)))
+        found = guarded(name, self.backend(name).models)
+        if not isinstance(found, tuple | list) or not all(isinstance(model, str) for model in found):
+            raise BackendError(f"the backend {name!r} broke its contract", "models(), a sequence of names", repr(found))
+        return tuple(sorted(found))
 
     def _resolve_bare(self, model: str) -> tuple[str, str]:
         owners, broken = self._owners(model)
@@ -231,9 +239,12 @@ def guarded(what: str, method: Callable[..., T], *arguments: Any) -> T:
         return method(*arguments)
     except FeatregError:
         raise
-    except Exception as error:
-        name = getattr(method, "__name__", repr(method))
-        raise BackendError(f"{what} failed in {name}", got=f"{type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise BackendError(
+            f"{what} failed in {getattr(method, '__name__', repr(method))}",
+            got=f"{type(error).__name__}: {error}",
+            remedy="the cause is chained (featreg --traceback ... shows it); report it to the authors of the backend",
+        ) from error
 
 
 def _names(text: str) -> frozenset[str]:

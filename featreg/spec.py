@@ -80,13 +80,49 @@ class MeasuredGrid:
 
 
 @attrs.frozen
+class InputRule:
+    """The image sizes that a model takes: one ``fixed`` size, or each from ``minimum`` on by ``multiple_of``."""
+
+    fixed: Size | None = attrs.field(default=None, converter=as_pair, validator=IsSize(optional=True))
+    multiple_of: int = attrs.field(default=1, converter=as_whole, validator=AtLeast(1))
+    minimum: Size = attrs.field(default=(1, 1), converter=as_pair, validator=IsSize())
+    channels: int = attrs.field(default=3, converter=as_whole, validator=AtLeast(1))
+
+    def __str__(self) -> str:
+        if self.fixed is not None:
+            return f"exactly {self.fixed[0]}x{self.fixed[1]}"
+        parts = [f"at least {self.minimum[0]}x{self.minimum[1]}"] if self.minimum > (1, 1) else []
+        parts += [f"multiples of {self.multiple_of}"] if self.multiple_of > 1 else []
+        return ", ".join(parts) or "any size"
+
+    def check(self, height: int, width: int) -> None:
+        """Raise InputError unless an image of this size may go in."""
+        fits = (
+            (height, width) == self.fixed
+            if self.fixed is not None
+            else height >= self.minimum[0]
+            and width >= self.minimum[1]
+            and height % self.multiple_of == 0
+            and width % self.multiple_of == 0
+        )
+        if not fits:
+            raise InputError(
+                "the model does not take images of this size",
+                f"height x width: {self}",
+                f"{height}x{width}",
+                remedy="resize or crop the images (extractor.preprocess says how the weights were trained)",
+            )
+
+
+@attrs.frozen
 class FeatureInfo:
     """One layer's output, described exactly.
 
     ``name`` is the library's own name of the node or module. ``reduction`` is the stride in pixels (None for vectors).
     ``rounding`` says how an input side becomes a grid side: ``ceil(side / reduction)``, ``floor(side / reduction)``, or
     ``measured`` at the sizes listed in ``measured``, where neither form holds. ``prefix_tokens`` counts the class,
-    distillation and register tokens at the front of ``tokens``; maps never contain them.
+    distillation and register tokens at the front of ``tokens``; maps never contain them. ``input_rule`` is the model's:
+    a shape is predicted for no size that the model does not take.
     """
 
     name: str = attrs.field(validator=IsText(empty=True))
@@ -99,6 +135,7 @@ class FeatureInfo:
     prefix_tokens: int = attrs.field(default=0, converter=as_whole, validator=AtLeast(0))
     rounding: Rounding = attrs.field(default="ceil", validator=OneOf(("ceil", "floor", "measured")))
     measured: tuple[MeasuredGrid, ...] = attrs.field(default=(), converter=as_tuple)
+    input_rule: InputRule = attrs.field(factory=InputRule, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if (self.reduction is None) != (self.kind == "vector"):
@@ -145,48 +182,20 @@ class FeatureInfo:
         return grid
 
     def shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
-        """The exact output shape for ``batch`` images: (N, C, H, W), (N, L, D) or (N, D); raises as :meth:`grid`."""
+        """The exact output shape for ``batch`` images: (N, C, H, W), (N, L, D) or (N, D).
+
+        A vector's shape needs no size. Raises InputError for a size that the model does not take, and as :meth:`grid`.
+        """
+        for number in (batch, height, width):
+            if isinstance(number, bool) or not hasattr(number, "__index__") or number < 0:
+                raise InputError("a shape is asked for by whole numbers", got=f"{batch!r}, {height!r}, {width!r}")
         if self.kind == "vector":
             return (batch, self.channels)
+        self.input_rule.check(height, width)
         rows, columns = self.grid(height, width)
         if self.kind == "tokens":
             return (batch, self.prefix_tokens + rows * columns, self.channels)
         return (batch, self.channels, rows, columns)
-
-
-@attrs.frozen
-class InputRule:
-    """The image sizes that a model takes: one ``fixed`` size, or each from ``minimum`` on by ``multiple_of``."""
-
-    fixed: Size | None = attrs.field(default=None, converter=as_pair, validator=IsSize(optional=True))
-    multiple_of: int = attrs.field(default=1, converter=as_whole, validator=AtLeast(1))
-    minimum: Size = attrs.field(default=(1, 1), converter=as_pair, validator=IsSize())
-    channels: int = attrs.field(default=3, converter=as_whole, validator=AtLeast(1))
-
-    def __str__(self) -> str:
-        if self.fixed is not None:
-            return f"exactly {self.fixed[0]}x{self.fixed[1]}"
-        parts = [f"at least {self.minimum[0]}x{self.minimum[1]}"] if self.minimum > (1, 1) else []
-        parts += [f"multiples of {self.multiple_of}"] if self.multiple_of > 1 else []
-        return ", ".join(parts) or "any size"
-
-    def check(self, height: int, width: int) -> None:
-        """Raise InputError unless an image of this size may go in."""
-        fits = (
-            (height, width) == self.fixed
-            if self.fixed is not None
-            else height >= self.minimum[0]
-            and width >= self.minimum[1]
-            and height % self.multiple_of == 0
-            and width % self.multiple_of == 0
-        )
-        if not fits:
-            raise InputError(
-                "the model does not take images of this size",
-                f"height x width: {self}",
-                f"{height}x{width}",
-                remedy="resize or crop the images (extractor.preprocess says how the weights were trained)",
-            )
 
 
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
@@ -221,7 +230,8 @@ class Preprocess:
 class ModelInfo:
     """All that can be said of a model without its weights.
 
-    ``input_size`` is the (height, width) that it was described at, ``features`` every level, index and head.
+    ``input_size`` is the (height, width) that it was described at, ``features`` every level, index and head, each of
+    which carries the model's ``input_rule``.
     """
 
     backend: str = attrs.field(validator=IsText())
@@ -233,6 +243,8 @@ class ModelInfo:
     capabilities: tuple[str, ...] = attrs.field(default=(), converter=as_names, validator=SomeOf(CAPABILITIES))
 
     def __attrs_post_init__(self) -> None:
+        features = tuple(attrs.evolve(feature, input_rule=self.input_rule) for feature in self.features)
+        object.__setattr__(self, "features", features)
         for field in ("level", "index", "head"):
             values = [getattr(feature, field) for feature in self.features if getattr(feature, field) is not None]
             if len(values) != len(set(values)):
@@ -273,7 +285,7 @@ class ModelInfo:
             f"{self.id} has no layer {layer!r}",
             f"one of {', '.join(self.keys)}, an index, or a native name",
             matches=near_matches(str(layer), names),
-            remedy=f"featreg describe {self.id} lists them all",
+            remedy=f"featreg describe {self.id} lists levels and heads, featreg nodes {self.id} native names",
         )
 
     def _by_index(self, index: int) -> FeatureInfo:

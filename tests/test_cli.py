@@ -482,3 +482,16 @@ def test_fields() -> None:
         "long label",
     ]
     assert format_fields({"a": "word " * 10}, width=30).splitlines()[1] == "   word word word word word"
+
+
+def test_nodes_lists_native_names_and_unknown_layers_name_the_command() -> None:
+    found = CliRunner().invoke(cli, ["nodes", "numpy:tinynet"])
+    assert found.exit_code == 0
+    assert found.stdout.split() == ["stage1", "stage2", "stage3", "stage4", "stage5", "pool", "classifier"]
+    with pytest.raises(LayerError, match="featreg nodes numpy:tinynet"):
+        featreg.create_extractor("numpy:tinynet", ["stage9"])
+
+
+def test_python_m_featreg_is_the_command() -> None:
+    found = subprocess.run([sys.executable, "-m", "featreg", "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout == f"featreg, version {featreg.__version__}\n"

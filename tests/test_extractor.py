@@ -470,3 +470,42 @@ def test_extractor_is_released() -> None:
     extractor.close()
     gc.collect()
     assert opened() is None
+
+
+@pytest.mark.parametrize("model", [None, 5, b"numpy:tinynet"])
+def test_models_are_named_by_strings(model: Any) -> None:
+    for call in (featreg.describe, featreg.list_models, featreg.list_nodes):
+        with pytest.raises(errors.SpecError):
+            call(model)
+    with pytest.raises(errors.SpecError):
+        featreg.list_models("numpy", model)
+
+
+@pytest.mark.parametrize("field", ["info", "features"])
+def test_an_extractor_without_a_description_breaks_the_contract(field: str) -> None:
+    def nameless(info: ModelInfo, features: tuple[FeatureInfo, ...]) -> BackendExtractor:
+        opened = Honest(info, features)
+        setattr(opened, field, None)
+        return opened
+
+    with pytest.raises(errors.BackendError, match="broke its contract"):
+        open_net(["C1"], nameless)
+
+
+def test_a_backend_that_exits_does_not_take_the_caller_along() -> None:
+    class Exits(Honest):
+        def forward(self, batch: Any) -> Sequence[Any]:
+            raise SystemExit(3)
+
+    with pytest.raises(errors.BackendError, match="SystemExit: 3"):
+        open_net(["C1"], Exits)(images())
+
+
+@pytest.mark.parametrize("names", [None, [1, 2], "net"])
+def test_models_are_a_sequence_of_names(names: Any) -> None:
+    class Odd(OneBackend):
+        def models(self) -> Sequence[str]:
+            return names  # type: ignore[no-any-return]
+
+    with pytest.raises(errors.BackendError, match="broke its contract"):
+        OneRegistry(Odd()).models("fake")

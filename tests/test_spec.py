@@ -356,3 +356,18 @@ def test_another_value_is_another_request(made: ExtractionRequest, field: str) -
 def test_frozen() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         request().model = "other"  # type: ignore[misc]
+
+
+def test_no_shape_is_predicted_for_a_size_that_the_model_does_not_take() -> None:
+    rule = InputRule(fixed=(224, 224))
+    feature = FeatureInfo("blocks.11", 768, 16, "map", level="C4")
+    info = ModelInfo("timm", "vit", (224, 224), [feature], Preprocess(None, None, (0, 0, 0), (1, 1, 1)), rule)
+    assert info.resolve("C4").shape(8, 224, 224) == (8, 768, 14, 14)
+    with pytest.raises(InputError, match="does not take images of this size"):
+        info.resolve("C4").shape(8, 300, 300)
+
+
+@pytest.mark.parametrize("numbers", [(8, "a", 3), (8, 224.0, 224), (True, 8, 8), (-1, 8, 8)])
+def test_shapes_are_asked_for_by_whole_numbers(numbers: tuple[Any, ...]) -> None:
+    with pytest.raises(InputError, match="whole numbers"):
+        FeatureInfo("x", 3, 2, "map").shape(*numbers)

@@ -17,7 +17,17 @@ from featreg.registry import Plugin, Registry, default_registry
 from featreg.requirements import examine_requirement, extras
 from featreg.spec import FeatureInfo, ModelInfo, Preprocess
 
-__all__ = ["BackendReport", "backends", "describe", "examine", "failure_fields", "json_option", "models", "print_json"]
+__all__ = [
+    "BackendReport",
+    "backends",
+    "describe",
+    "examine",
+    "failure_fields",
+    "json_option",
+    "models",
+    "nodes",
+    "print_json",
+]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -118,6 +128,21 @@ def models(backend: str, pattern: str, as_json: bool) -> None:
             matches=near_matches(re.sub(r"[*?\[\]!]", "", pattern), featreg.list_models(backend)),
             remedy=f"featreg models {backend} lists them all",
         )
+    if as_json:
+        print_json(list(names))
+    else:
+        click.echo("\n".join(names))
+
+
+@click.command()
+@click.argument("model", metavar="BACKEND:MODEL")
+@json_option
+def nodes(model: str, as_json: bool) -> None:
+    """List the native names of a model.
+
+    One name a line, as --layer and layers=[...] take them, besides the levels, indices and heads of 'featreg describe'.
+    """
+    names = featreg.list_nodes(model)
     if as_json:
         print_json(list(names))
     else:

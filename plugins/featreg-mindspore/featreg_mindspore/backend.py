@@ -48,6 +48,9 @@ class MindsporeBackend(Backend):
             known.add(size, trace(networks.build(model), size))
         return _info(model, known, size)
 
+    def nodes(self, model: str) -> Sequence[str]:
+        return self._survey(model).names
+
     def open(self, request: ExtractionRequest) -> MindsporeExtractor:
         check_device(request.device)
         if request.options:

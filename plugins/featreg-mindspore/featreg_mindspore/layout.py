@@ -42,9 +42,8 @@ def find(network: Any, events: Sequence[Event]) -> Layout:
     if final is not None:
         names = {entry["name"] for entry in own}
         makers = _makers(events, final.output)
-        taps["features"] = next((name for name in makers if name in names), makers[-1])
-        if len(final.output.shape) == 3:
-            taps["tokens"] = taps["features"]
+        head = "features" if len(final.output.shape) == 4 else "tokens"
+        taps[head] = next((name for name in makers if name in names), makers[-1])
     classifier = _classifier(events)
     if classifier is not None:
         taps["pooled"] = next(iter(_makers(events, classifier.inputs[0])), classifier.name + INPUT)
@@ -55,7 +54,7 @@ def find(network: Any, events: Sequence[Event]) -> Layout:
 
 def total_stride(layout: Layout, shapes: Mapping[str, Shape | None], size: Size) -> int:
     """The network's total stride, a power of two, from its last map or tokens at a square size."""
-    shape = shapes.get(layout.taps.get("features", ""))
+    shape = shapes.get(layout.taps.get("features") or layout.taps.get("tokens", ""))
     if shape is None:
         return _DEFAULT_STRIDE
     side = math.isqrt(shape[1]) if len(shape) == 3 else min(shape[1:])

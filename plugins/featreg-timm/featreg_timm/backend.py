@@ -62,9 +62,14 @@ class TimmBackend(TorchBackend):
             raise errors.CapabilityError(
                 f"timm:{variant.model} cannot be built with output_stride={variant.output_stride}",
                 "a stride that timm can reach by dilation, 8, 16 or 32 in most convolutional nets",
-                f"{type(error).__name__}: {error}",
+                str(error),
             ) from error
         return network
+
+    def supported(self, variant: Variant) -> Sequence[str]:
+        if variant.output_stride is None and not _dilates(self, variant.model):
+            return [name for name in self.capabilities if name != "output_stride"]
+        return self.capabilities
 
     def plan(self, network: nn.Module, variant: Variant) -> Plan:
         levels = None
@@ -103,6 +108,18 @@ class TimmBackend(TorchBackend):
     def pretrained(self, variant: Variant, tag: str) -> nn.Module:
         network: nn.Module = timm.create_model(_full_name(variant), pretrained=True, **_dilation(variant))
         return network
+
+
+@functools.cache
+def _dilates(backend: TimmBackend, model: str) -> bool:
+    """Whether timm can build a model with any output stride at all."""
+    for stride in (16, 8):
+        try:
+            build_on_meta(functools.partial(backend.build, Variant(model, output_stride=stride)))
+        except errors.CapabilityError:
+            continue
+        return True
+    return False
 
 
 def _run(network: Any, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:

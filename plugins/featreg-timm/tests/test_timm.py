@@ -328,3 +328,14 @@ def test_another_thread_may_run_the_network_by_itself():
         handle.remove()
     assert np.array_equal(found, expected)
     assert results[0].shape == (2, 1000)
+
+
+def test_only_networks_that_dilate_declare_it():
+    assert "output_stride" in featreg.describe("timm:efficientnet_b0").capabilities
+    for name in ("vgg11", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):
+        assert "output_stride" not in featreg.describe(f"timm:{name}").capabilities
+
+
+def test_nodes_are_the_modules():
+    nodes = featreg.list_nodes("timm:resnet18")
+    assert set(nodes) > {name for name, _ in timm.create_model("resnet18").named_modules() if name}

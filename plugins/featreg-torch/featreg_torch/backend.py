@@ -87,6 +87,10 @@ class TorchBackend(Backend):
         """The tag that ``weights="default"`` stands for; None where the variant's own is meant."""
         return variant.tag
 
+    def supported(self, variant: Variant) -> Sequence[str]:
+        """The capabilities of one model; all of the backend's, unless a library says otherwise."""
+        return self.capabilities
+
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the backend does not have."""
         if options:
@@ -100,6 +104,9 @@ class TorchBackend(Backend):
 
     def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
         return self._info(self.variant(model), model, input_size)
+
+    def nodes(self, model: str) -> Sequence[str]:
+        return self._blueprint(self.variant(model)).names
 
     def open(self, request: ExtractionRequest) -> TorchExtractor:
         self.check_options(request.options)
@@ -146,8 +153,8 @@ class TorchBackend(Backend):
         size = input_size or blueprint.native
         blueprint.rule.check(*size)
         features = _measure(blueprint, blueprint.outlets, size)
-        preprocess = self.preprocess(variant)
-        return ModelInfo(self.name, model, size, features, preprocess, blueprint.rule, self.capabilities)
+        preprocess, capabilities = self.preprocess(variant), self.supported(variant)
+        return ModelInfo(self.name, model, size, features, preprocess, blueprint.rule, capabilities)
 
     def _draw(self, variant: Variant) -> Blueprint:
         with self._lock:
@@ -173,8 +180,7 @@ class TorchBackend(Backend):
                 f"the pretrained weights {tag!r} of {self.name}:{variant.model} cannot be had",
                 f"a tag that the library can download or has in its cache ({torch.hub.get_dir()}, or HF_HOME)",
                 f"{type(error).__name__}: {error}",
-                errors.near_matches(tag, self.tags(variant)),
-                "pass the path of a checkpoint file as weights, or weights=None for random ones",
+                remedy="pass the path of a checkpoint file as weights, or weights=None for random ones",
             ) from error
 
 

@@ -56,7 +56,7 @@ class Blueprint:
         self.network = network
         self.native = native
         self.tap = plan.tap
-        self.names = frozenset(plan.names)
+        self.names = tuple(plan.names)
         self.prefix_tokens = plan.prefix_tokens
         self._lock = threading.RLock()  # hooks of two probes on one network must not meet
         sources = self._running(list(dict.fromkeys(outlet.source for outlet in plan.outlets)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = ["is_path", "load_into", "read_checkpoint"]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _WRAPPERS = ("state_dict", "model")
+_PARALLEL = "module."  # what DataParallel puts before every name
 _SHOWN = 10
 
 
@@ -42,7 +44,7 @@ def read_checkpoint(path: str) -> dict[str, torch.Tensor]:
         raise errors.WeightsError(
             f"{path!r} holds more than tensors, and pickled objects are not loaded",
             "a state_dict saved by torch.save, or safetensors",
-            str(error).splitlines()[0],
+            re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()[0],
             remedy="load it where you trust it and save model.state_dict() alone",
         ) from error
     except Exception as error:
@@ -62,6 +64,8 @@ def _state_dict(content: Any, path: str) -> dict[str, torch.Tensor]:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
         raise errors.WeightsError(f"{path!r} holds no state_dict", "names and tensors", type(content).__name__)
+    if content and all(name.startswith(_PARALLEL) for name in content):
+        content = {name.removeprefix(_PARALLEL): value for name, value in content.items()}
     return dict(content)
 
 

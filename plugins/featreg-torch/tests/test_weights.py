@@ -89,3 +89,15 @@ def test_paths_and_tags_are_told_apart(tmp_path):
     assert is_path(str(tmp_path / "plain"))
     assert not is_path("IMAGENET1K_V2")
     assert not is_path("a1_in1k")
+
+
+def test_the_prefix_of_data_parallel_is_taken_off(network, tmp_path):
+    torch.save(nn.DataParallel(network).state_dict(), tmp_path / "w.pth")
+    assert read_checkpoint(str(tmp_path / "w.pth")).keys() == network.state_dict().keys()
+
+
+def test_counters_may_be_missing_and_other_types_are_refused(network):
+    state = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    load_into(network, state, "w.pth")
+    with pytest.raises(errors.WeightsError, match="of another type: 0.weight torch.int8"):
+        load_into(network, {**state, "0.weight": state["0.weight"].to(torch.int8)}, "w.pth")

@@ -155,6 +155,7 @@ def test_native_names_are_those_of_get_graph_node_names():
 
     model = get_model("resnet18", weights=None).eval()
     assert list(Trace(model).nodes) == get_graph_node_names(model)[1]
+    assert set(featreg.list_nodes("torchvision:resnet18")) > set(get_graph_node_names(model)[1])
 
 
 def test_request_order_and_computation_stops():
