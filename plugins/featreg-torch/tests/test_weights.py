@@ -99,5 +99,5 @@ def test_the_prefix_of_data_parallel_is_taken_off(network, tmp_path):
 def test_counters_may_be_missing_and_other_types_are_refused(network):
     state = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     load_into(network, state, "w.pth")
-    with pytest.raises(errors.WeightsError, match="of another type: 0.weight torch.int8"):
+    with pytest.raises(errors.WeightsError, match=r"of another type: 0\.weight torch\.int8"):
         load_into(network, {**state, "0.weight": state["0.weight"].to(torch.int8)}, "w.pth")
