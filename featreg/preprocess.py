@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from featreg.errors import ImageError, RequestError
+from featreg.errors import ImageError, RequestError, SpecError
 from featreg.extras import data_extra
 from featreg.images import Pixels, check_size, decode
 from featreg.spec import Preprocess, Size
@@ -54,14 +54,21 @@ def crop_size(preprocess: Preprocess) -> Size | None:
 def load_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], preprocess: Preprocess) -> Pixels:
     """Image files, one or many, as one batch of crops: uint8 RGB of (N, 3, H, W), ready for an extractor.
 
-    Raises ImageError that names the file which cannot be read, and RequestError where ``paths`` is empty or the crops
-    differ in size because ``preprocess`` crops to none.
+    Raises ImageError that names the file which cannot be read, SpecError for anything but paths and a Preprocess, and
+    RequestError where ``paths`` is empty or the crops differ in size because ``preprocess`` crops to none.
     """
-    files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not isinstance(preprocess, Preprocess):
+        raise SpecError(
+            "preprocess says how to crop images, and is none",
+            "a Preprocess",
+            type(preprocess).__name__,
+            remedy="pass extractor.preprocess",
+        )
+    files = _files(paths)
     if not files:
         raise RequestError("no image to load", "at least one path")
     crops = [_load(path, preprocess) for path in files]
-    sizes = {image.shape[:2]: str(path) for path, image in zip(files, crops, strict=True)}
+    sizes = {image.shape[:2]: path for path, image in zip(files, crops, strict=True)}
     if len(sizes) > 1:
         raise RequestError(
             "the images have different sizes and cannot be one batch",
@@ -72,17 +79,35 @@ def load_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     return np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2))
 
 
-def _load(path: str | os.PathLike[str], preprocess: Preprocess) -> Pixels:
+def _files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    """One or many paths as strings; raises SpecError for anything else."""
+    several = [paths] if isinstance(paths, str | os.PathLike) or not isinstance(paths, Iterable) else paths
+    return [_file(path) for path in several]
+
+
+def _file(path: object) -> str:
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise SpecError(
+            "images are loaded from paths",
+            "strings or pathlib.Path, one or many",
+            type(path).__name__,
+            remedy="give an extractor the pixels themselves, as uint8 RGB of (N, 3, H, W)",
+        )
+    return text
+
+
+def _load(path: str, preprocess: Preprocess) -> Pixels:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except OSError as error:
-        raise ImageError(f"{os.fspath(path)!r} cannot be read", got=str(error.strerror)) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL, which no file name has
+        raise ImageError(f"{path!r} cannot be read", got=getattr(error, "strerror", None) or str(error)) from error
     try:
         return crop(decode(data), preprocess)
     except ImageError as error:
         raise ImageError(
-            f"{os.fspath(path)!r}: {error.problem}", error.expected, error.got, error.matches, error.remedy
+            f"{path!r}: {error.problem}", error.expected, error.got, error.matches, error.remedy
         ) from error
 
 

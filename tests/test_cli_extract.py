@@ -43,6 +43,7 @@ def test_the_report_says_what_was_done_and_where_it_is(tmp_path):
     assert ["pooled", "12x48", "float32"] in lines
     assert ["-1", "12x48x2x2", "float32"] in lines
     assert "rows: 12, failed: 0, files skipped: 1, images/s: " in result.stdout
+    assert "classes: 6\n" in result.stdout
     assert "weights: random (seeded), no pretrained weights" in result.stdout
     assert result.stdout.splitlines()[-1] == f"store: {tmp_path / 's'}"
     assert result.stderr == ""
@@ -72,6 +73,7 @@ def test_json_is_one_object_and_nothing_else(tmp_path, images):
     document = json.loads(result.stdout)
     assert result.stderr == ""
     assert (document["rows"], document["failed"], document["skipped"]) == (2, 1, 1)
+    assert (document["classes"], document["stray"]) == (None, 0)
     assert document["store"] == str(tmp_path / "s")
     assert document["model"] == "numpy:tinynet"
     assert document["weights"] is None
@@ -157,6 +159,62 @@ def test_ctrl_c_leaves_a_store_that_opens_and_says_so(tmp_path, monkeypatch):
     assert f"the store {tmp_path / 's'} can be opened; 4 of its 12 rows are finished" in result.stderr
     assert result.stdout == ""
     assert featreg.open_store(tmp_path / "s").status.tolist() == ["ok"] * 4 + ["pending"] * 8
+
+
+def test_stray_images_are_said_to_be_why_there_are_no_classes(tmp_path, images):
+    (images / "class").mkdir()
+    (images / "1.jpg").rename(images / "class" / "1.jpg")
+    report = run(images, tmp_path / "s", "--model", "numpy:tinynet", "--layer", "C5")
+    assert "classes: none (1 image lies outside of any sub-folder)\n" in report.stdout
+    (images / "3.jpg").write_bytes(b"")
+    report = run(images, tmp_path / "t", "--model", "numpy:tinynet", "--layer", "C5")
+    assert "classes: none (2 images lie outside of any sub-folder)\n" in report.stdout
+    document = run(images, tmp_path / "u", "--model", "numpy:tinynet", "--layer", "C5", "--json").stdout
+    assert json.loads(document)["stray"] == 2
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_run_in_which_every_image_failed_has_exit_code_1(tmp_path, images, form):
+    (images / "1.jpg").write_bytes(b"")
+    result = run(images, tmp_path / "s", "--model", "numpy:tinynet", "--layer", "C5", *form)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("no image could be read")
+    assert "an empty file is no image" in result.stdout
+    assert featreg.open_store(tmp_path / "s").summary.failed == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "store", "said"),
+    [("", "s", "source is empty"), (PHOTOS, "", "empty"), (PHOTOS, "s3://b/s", "local path")],
+)
+def test_paths_that_would_mean_something_else_are_refused(tmp_path, monkeypatch, source, store, said):
+    monkeypatch.chdir(tmp_path)
+    result = run(source, store, "--model", "numpy:tinynet", "--layer", "C5", "--overwrite")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_a_store_is_replaced_says_that_the_old_one_is_kept(tmp_path, monkeypatch):
+    assert tinynet(tmp_path / "s", "--layer", "C5").exit_code == 0
+
+    def interrupted(self, sample):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FolderSource, "read", interrupted)
+    result = tinynet(tmp_path / "s", "--layer", "C1", "--overwrite")
+    assert result.exit_code == 130
+    assert f"interrupted: the store {tmp_path / 's'} is as it was" in result.stderr
+    assert featreg.open_store(tmp_path / "s").layers == ("C5",)
+
+
+def test_an_error_while_a_store_is_replaced_says_that_the_old_one_is_kept(tmp_path):
+    assert tinynet(tmp_path / "s", "--layer", "C5").exit_code == 0
+    result = tinynet(tmp_path / "s", "--layer", "C9", "--overwrite")
+    assert result.exit_code == 2
+    assert f"the store {tmp_path / 's'} is as it was" in result.stderr
+    assert "C9" in result.stderr
+    assert featreg.open_store(tmp_path / "s").complete
 
 
 def test_ctrl_c_before_the_store_is_made_leaves_nothing_and_says_so(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from featreg.errors import (
     LayerError,
     SourceError,
     SpecError,
+    StoreError,
     StoreExistsError,
 )
 from featreg.featureset import FeatureSet
@@ -297,6 +298,96 @@ def test_a_store_is_not_written_over_unless_asked(tmp_path, monkeypatch):
     assert len(featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C5", overwrite=True)) == 3
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_a_run_that_stops_leaves_the_store_that_it_was_to_replace(tmp_path, tasks_of_four, error):
+    featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C5")
+    before = {path: path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file()}
+    with pytest.raises(error) as caught:
+        featreg.extract(Memory(11, {6: error}), tmp_path / "s", "numpy:tinynet", "C1", batch_size=2, overwrite=True)
+    assert f"the store {tmp_path / 's'} is as it was" in caught.value.__notes__[0]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_process_that_dies_leaves_the_store_that_it_was_to_replace(tmp_path):
+    featreg.extract(PHOTOS, tmp_path / "s", "numpy:tinynet", "C5")
+    code = f"""
+import os
+import featreg
+from featreg.sources import FolderSource
+
+class Deadly(FolderSource):
+    def read(self, sample):
+        os._exit(9)
+
+featreg.extract(Deadly({str(PHOTOS)!r}), {str(tmp_path / "s")!r}, "numpy:tinynet", "C1", overwrite=True)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 9
+    store = featreg.open_store(tmp_path / "s")
+    assert (store.layers, store.complete) == (("C5",), True)
+    [aside] = [entry.name for entry in tmp_path.iterdir() if entry.name != "s"]
+    assert aside.startswith(".s.")
+
+
+def test_the_old_store_is_there_until_the_new_one_is_complete(tmp_path, monkeypatch):
+    featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C5")
+    finalize, seen = StoreWriter.finalize, []
+
+    def watched(self):
+        finalize(self)
+        seen.append(len(featreg.open_store(tmp_path / "s")))
+
+    monkeypatch.setattr(StoreWriter, "finalize", watched)
+    store = featreg.extract(Memory(5), tmp_path / "s", "numpy:tinynet", "C5", overwrite=True)
+    assert seen == [3]
+    assert (store.path, len(store), store.complete) == (tmp_path / "s", 5, True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_run_into_an_empty_folder_keeps_what_is_finished(tmp_path, tasks_of_four):
+    (tmp_path / "s").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        featreg.extract(
+            Memory(11, {6: KeyboardInterrupt}), tmp_path / "s", "numpy:tinynet", "C1", batch_size=2, overwrite=True
+        )
+    assert featreg.open_store(tmp_path / "s").summary.ok == 4
+
+
+def test_a_finished_store_that_cannot_move_in_is_kept_and_named(tmp_path, monkeypatch):
+    featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C5")
+    finalize = StoreWriter.finalize
+
+    def meddled(self):
+        finalize(self)
+        (tmp_path / "s" / "thesis.txt").write_text("mine")
+
+    monkeypatch.setattr(StoreWriter, "finalize", meddled)
+    with pytest.raises(StoreError, match="cannot take the place") as caught:
+        featreg.extract(Memory(5), tmp_path / "s", "numpy:tinynet", "C5", overwrite=True)
+    assert (tmp_path / "s" / "thesis.txt").exists()
+    [aside] = [entry for entry in tmp_path.iterdir() if entry.name != "s"]
+    assert str(aside) in caught.value.remedy
+    assert len(featreg.open_store(aside)) == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "error"), [(None, SpecError), (3, SpecError), ("", StoreError), ("s3://x", StoreError)]
+)
+def test_a_store_must_have_a_local_path(tmp_path, monkeypatch, path, error):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error):
+        featreg.extract(Memory(2), path, "numpy:tinynet", "C5", overwrite=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stray_images_are_in_the_manifest(tmp_path):
+    for name in ("a/x.png", "b/x.png", "x.png", "y.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(picture(0))
+    store = featreg.extract(tmp_path / "images", tmp_path / "s", "numpy:tinynet", "C5", limit=1)
+    assert (store.manifest.source.stray, store.classes) == (2, None)
+
+
 def test_overwriting_never_deletes_the_source(tmp_path):
     store = featreg.extract(Memory(2), tmp_path / "s", "numpy:tinynet", "C5")
     (store.path / "photos").mkdir()
@@ -331,10 +422,10 @@ def test_the_fingerprint_holds_what_decides_the_values(tmp_path):
 @given(st.integers(1, 2**40))
 def test_tasks_are_as_large_as_memory_allows(row_bytes):
     rows = plan.task_rows(row_bytes)
-    assert 1 <= rows <= 1024
+    assert 1 <= rows <= 256
     assert rows & (rows - 1) == 0
     assert rows == 1 or rows * row_bytes <= plan.TASK_BYTES
-    assert rows == 1024 or 2 * rows * row_bytes > plan.TASK_BYTES
+    assert rows == 256 or 2 * rows * row_bytes > plan.TASK_BYTES
 
 
 def test_a_row_of_nothing_is_refused():

@@ -1,5 +1,6 @@
 """Crops against the libraries' own transforms, up to the step that makes a tensor of them."""
 
+import io
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import featreg
-from featreg.errors import ImageError, RequestError
+from featreg.errors import ImageError, RequestError, SpecError
 from featreg.images import MAX_PIXELS
 from featreg.preprocess import crop, crop_size, load_images, resized
 from featreg.spec import Preprocess
@@ -229,3 +230,28 @@ def test_load_images_refuses_crops_of_several_sizes():
 def test_load_images_refuses_nothing():
     with pytest.raises(RequestError, match="no image"):
         load_images([], preprocess())
+
+
+@pytest.mark.parametrize(
+    "paths", [None, 5, [5], [None], [Image.new("RGB", (2, 2))], Image.new("RGB", (2, 2)), [io.BytesIO()], [b"x.jpg"]]
+)
+def test_load_images_takes_nothing_but_paths(paths):
+    with pytest.raises(SpecError, match="from paths") as caught:
+        load_images(paths, preprocess())
+    [given] = paths if isinstance(paths, list) else [paths]
+    assert caught.value.got == type(given).__name__
+    assert "strings" in caught.value.expected
+
+
+def test_load_images_names_a_path_that_no_file_can_have():
+    with pytest.raises(ImageError, match=r"a\\x00b.*cannot be read"):
+        load_images("a\0b.jpg", preprocess())
+
+
+def test_load_images_asks_for_the_preprocessing_of_an_extractor():
+    with featreg.create_extractor("numpy:tinynet", "C5") as extractor:
+        for given in (extractor, {"crop": (2, 2)}, None):
+            with pytest.raises(SpecError, match="preprocess") as caught:
+                load_images(FILES[0], given)
+            assert caught.value.remedy == "pass extractor.preprocess"
+            assert caught.value.got == type(given).__name__

@@ -74,6 +74,20 @@ def test_an_image_at_the_root_makes_it_a_flat_folder(tmp_path):
     assert {sample.target for sample in source.samples} == {None}
 
 
+@pytest.mark.parametrize(
+    ("names", "stray"), [(("a/x.jpg", "x.jpg", "y.jpg"), 2), (("x.jpg", "y.jpg"), 0), (("a/x.jpg", "b/x.jpg"), 0)]
+)
+def test_images_beside_folders_of_images_are_counted(tmp_path, names, stray):
+    assert folder(tmp_path, *names).stray == stray
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    folder(tmp_path, "x.jpg")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match="empty"):
+        open_source("")
+
+
 def test_suffixes_decide_whatever_their_case_and_the_rest_is_counted(tmp_path):
     source = folder(
         tmp_path, "a.JPG", "b.PnG", "notes.txt", "noend", ".hidden.jpg", ".cache/x.jpg", "c.pdf", "text.jpeg"

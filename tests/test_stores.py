@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 import featreg
-from featreg.errors import LayerError, MissingDependencyError, StoreError, StoreExistsError
+from featreg.errors import LayerError, MissingDependencyError, SpecError, StoreError, StoreExistsError
 from featreg.sources import Sample
 from featreg.spec import ExtractionRequest, FeatureInfo
-from featreg.stores import disk, layout, writer
+from featreg.stores import LayerArray, disk, layout, writer
 from featreg.stores.layout import FORMAT, LayerRecord, Manifest, SourceRecord, array_names, chunk_rows, read_manifest
 from featreg.stores.writer import StoreWriter, check_free
 
@@ -162,8 +162,143 @@ def test_a_flipped_bit_in_a_shard_does_not_pass_unnoticed(path, place):
     data[3 if place == "chunk" else -8] ^= 1
     shard.write_bytes(data)
     store = featreg.open_store(path)
-    with pytest.raises(Exception, match=r"(?i)checksum"):
-        store["pooled"][:4]
+    for read in (lambda: store["pooled"][:4], lambda: store["pooled"][[0, 3]], lambda: np.asarray(store["pooled"])):
+        with pytest.raises(StoreError, match="'pooled' cannot be read") as caught:
+            read()
+        assert str(path) in caught.value.problem
+        assert "checksum" in caught.value.got.lower()
+        assert caught.value.__cause__ is not None
+    assert not np.isnan(store["C5"][:4]).any()
+
+
+@pytest.mark.parametrize(
+    ("index", "rows"),
+    [
+        (1, "row 1 of"),
+        (slice(4), "4 rows from 0 to 3 of"),
+        ([3, 0], "2 rows from 0 to 3 of"),
+        (..., "10 rows from 0 to 9 of"),
+        ((), "10 rows from 0 to 9 of"),
+        (slice(None, None, -9), "2 rows from 0 to 9 of"),
+    ],
+)
+def test_a_truncated_shard_is_an_error_that_names_the_rows(path, index, rows):
+    shard = path / "C5" / "c" / "0" / "0" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(StoreError) as caught:
+        featreg.open_store(path)["C5"][index]
+    assert caught.value.problem.startswith(rows)
+    assert "overwrite" in caught.value.remedy
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("how", ["gone", "empty", "folder gone"])
+def test_a_lost_shard_is_an_error_and_not_a_row_of_nan(path, how, finished):
+    shard = path / "C5" / "c" / "1" / "0" / "0" / "0"
+    shard.unlink()
+    if how == "empty":
+        shard.write_bytes(b"")
+    if how == "folder gone":
+        shard.parent.rmdir()
+    if not finished:
+        (path / "samples.parquet").unlink()
+    with pytest.raises(StoreError, match="missing") as caught:
+        featreg.open_store(path)
+    assert "C5/c/1/0/0/0" in caught.value.expected
+    assert "rows 4 to 7 of 'C5'" in caught.value.expected
+    assert "overwrite" in caught.value.remedy
+
+
+def test_missing_receipts_of_an_unfinished_store_are_an_error(path):
+    (path / "samples.parquet").unlink()
+    os.rename(path / "receipts", path / "moved")
+    with pytest.raises(StoreError, match="receipts"):
+        featreg.open_store(path)
+
+
+def test_a_lost_shard_does_not_hinder_overwriting(path, manifest, features):
+    (path / "pooled" / "c" / "0" / "0").unlink()
+    write(path, manifest, features, overwrite=True)
+    assert np.array_equal(featreg.open_store(path)["pooled"][:], features["pooled"])
+
+
+# --- indexing as in NumPy -----------------------------------------------------------------------------------------
+
+MASK = np.arange(ROWS) % 3 == 1
+INDICES = [
+    0, -1, np.int64(3), np.array(3), slice(None), slice(2, 4), slice(-3, None), slice(1, 9, 3), slice(20, 30), ..., (),
+    slice(None, None, -1), slice(8, 1, -3), slice(1, 8, -1), slice(4, 4), slice(4, 2), None, True,
+    [0, 5, 5, -1], [], [[1, 2], [3, 0]], np.array([9, 0], np.uint8), MASK, MASK.tolist(), ~MASK & MASK,
+    (0, 1), (0, 1, 1, 1), (slice(2, 5), 0), (..., 1), (0, ..., 1), (slice(None), slice(None), 1), (slice(2, 5), None),
+    (MASK, 0), (MASK, slice(None), 0), ([1, 2], [0, 2]), (slice(2, 6), [0, 2]), (3, slice(None), [0, 1]), (..., [0, 1]),
+    (slice(None), slice(None, None, -1)), (slice(None, None, -2), [0, 1]), (np.array([[0], [1]]), [0, 2]),
+    ([2, 1], slice(None), slice(None, None, -1)), (slice(7, 2), [0, 1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", INDICES, ids=repr)
+def test_a_layer_is_indexed_as_in_numpy(tmp_path, manifest, features, index):
+    layer = featreg.open_store(write(tmp_path / "s", manifest, features).root)["C5"]
+    found, expected = layer[index], features["C5"][index]
+    assert type(found) is type(expected)
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
+
+
+def test_a_mask_over_several_axes_selects_as_in_numpy(tmp_path, manifest, features):
+    layer = featreg.open_store(write(tmp_path / "s", manifest, features).root)["pooled"]
+    mask = features["pooled"] > 0
+    assert np.array_equal(layer[mask], features["pooled"][mask])
+
+
+@given(st.data())
+def test_any_rows_are_those_of_numpy(data):
+    values = np.random.default_rng(0).standard_normal((ROWS, 3, 2)).astype(np.float32)
+    array = zarr.create_array({}, data=values, chunks=(2, 3, 2), shards=(4, 3, 2))
+    bound = st.none() | st.integers(-12, 12)
+    index = data.draw(
+        st.builds(slice, bound, bound, st.none() | st.integers(-12, 12).filter(bool))
+        | st.lists(st.integers(-ROWS, ROWS - 1))
+        | st.lists(st.booleans(), min_size=ROWS, max_size=ROWS)
+    )
+    assert np.array_equal(LayerArray(array, "C5", Path("s"))[index], values[index])
+
+
+@pytest.mark.parametrize(
+    "index",
+    [ROWS, -ROWS - 1, [0, ROWS], [-ROWS - 1], (0, 3), (0, 0, 0, 0, 0), MASK[:-1], [0.5], ["a"], "a", 1.5, (..., ...),
+     ([0], 3)],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_out_of_range_or_no_index_is_an_index_error(path, features, index):
+    with pytest.raises(IndexError):
+        features["C5"][index]
+    with pytest.raises(IndexError):
+        featreg.open_store(path)["C5"][index]
+
+
+def test_a_layer_says_what_it_is_and_reads_nothing_for_it(path, monkeypatch):
+    layer = featreg.open_store(path)["C5"]
+    monkeypatch.setattr(LayerArray, "_read", None)
+    assert (layer.shape, layer.dtype, layer.ndim, len(layer)) == ((10, 3, 2, 2), np.dtype("float32"), 4, 10)
+    assert layer.chunks == (4, 3, 2, 2)
+    assert isinstance(layer.array, zarr.Array)
+    assert repr(layer) == "LayerArray('C5', shape=(10, 3, 2, 2), dtype=float32)"
+
+
+def test_a_layer_converts_and_iterates(path, features):
+    layer = featreg.open_store(path)["pooled"]
+    assert np.asarray(layer, dtype=np.float64).dtype == np.float64
+    assert np.array_equal(np.stack(list(layer))[:5], features["pooled"][:5])
+    with pytest.raises(ValueError, match="copy"):
+        layer.__array__(copy=False)
+
+
+def test_rows_are_selected_by_status_and_target(path, features):
+    store = featreg.open_store(path)
+    fine = np.arange(ROWS) != 5
+    assert np.array_equal(store["C5"][store.status == "ok"], features["C5"][fine])
+    assert np.array_equal(store["pooled"][store.targets == 1], features["pooled"][[1, 4, 7]])
 
 
 def test_receipts_hold_the_hash_of_every_shard(path):
@@ -290,6 +425,24 @@ def test_there_must_be_a_store(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="not a feature store"):
         featreg.open_store(tmp_path / "file")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"s", ["s"]])
+def test_a_path_must_be_a_path(path):
+    with pytest.raises(SpecError, match="not a path") as caught:
+        featreg.open_store(path)
+    assert caught.value.got == repr(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("", "empty"), ("a\0b", "NUL"), ("s3://bucket/s", "local path"), (Path("gs://b/s"), "local path")],
+)
+@pytest.mark.parametrize("use", [featreg.open_store, check_free])
+def test_a_path_that_cannot_be_local_is_refused(tmp_path, monkeypatch, use, path, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=said):
+        use(path)
 
 
 def changed(**fields):

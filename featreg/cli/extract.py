@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featreg.cli.tables import format_table
-from featreg.errors import StoreError
+from featreg.errors import FeatregError, StoreError
 
 if TYPE_CHECKING:
     from featreg.stores import FeatureStore
@@ -18,6 +18,9 @@ __all__ = ["extract"]
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended: 128 and the number of SIGINT."""
+
+NOTHING_READ = 1
+"""The exit code of a run in which every image failed."""
 
 SHOWN_ERRORS = 3
 
@@ -34,7 +37,9 @@ _INTEGER = re.compile(r"-?[0-9]+")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: float32]")
 @click.option("--weights", default=None, help="'default', a tag of the library, or a file.  [default: random]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
-@click.option("--overwrite", is_flag=True, help="Replace a feature store that is in the way.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace a feature store that is in the way, once the new one is complete."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.pass_context
 def extract(
@@ -53,7 +58,8 @@ def extract(
 ) -> None:
     """Run a model over the images in the folder SOURCE and write their features to STORE.
 
-    Images in sub-folders get the sub-folder as their class. An image that cannot be read becomes a row with an error.
+    Images in sub-folders get the sub-folder as their class. An image that cannot be read becomes a row with an error;
+    where that is so for every image, the exit code is 1.
     """
     import featreg
 
@@ -69,10 +75,24 @@ def extract(
             progress=True,
             **{name: value for name, value in fields.items() if value is not None},
         )
-    except KeyboardInterrupt:
-        click.echo(f"interrupted: {_state(store)}", err=True)
+    except KeyboardInterrupt as interrupt:
+        click.echo(f"interrupted: {_notes(interrupt) or _state(store)}", err=True)
         ctx.exit(INTERRUPTED)
+    except FeatregError as error:
+        if _notes(error):
+            click.echo(_notes(error), err=True)
+        raise
     click.echo(json.dumps(_document(result), indent=2) if as_json else _report(result))
+    if result.summary.failed == len(result):
+        click.echo(
+            f"no image could be read and extracted: all {len(result)} rows of {result.path} are errors", err=True
+        )
+        ctx.exit(NOTHING_READ)
+
+
+def _notes(error: BaseException) -> str:
+    """What a run said of the store that it was to replace."""
+    return "; ".join(getattr(error, "__notes__", ()))
 
 
 def _state(path: str) -> str:
@@ -109,6 +129,8 @@ def _document(store: FeatureStore) -> dict[str, Any]:
         "rows": summary.rows,
         "failed": summary.failed,
         "skipped": summary.skipped,
+        "classes": store.classes,
+        "stray": store.manifest.source.stray,
         "seconds": summary.seconds,
         "images_per_second": summary.images_per_second,
         "layers": _layers(store),
@@ -124,11 +146,21 @@ def _report(store: FeatureStore) -> str:
         format_table(("layer", "shape", "dtype"), rows),
         "",
         f"rows: {summary.rows}, failed: {summary.failed}, files skipped: {summary.skipped}, images/s: {speed:.1f}",
+        f"classes: {_classes(store)}",
         *_failures(store),
         f"model: {request.model}, weights: {request.weights or 'random (seeded), no pretrained weights'}",
         f"store: {store.path}",
     ]
     return "\n".join(lines)
+
+
+def _classes(store: FeatureStore) -> str:
+    """How many classes there are; where stray images are why there are none, their number."""
+    stray = store.manifest.source.stray
+    if store.classes is not None:
+        return str(len(store.classes))
+    images = "image lies" if stray == 1 else "images lie"
+    return f"none ({stray} {images} outside of any sub-folder)" if stray else "none"
 
 
 def _failures(store: FeatureStore) -> list[str]:

@@ -25,7 +25,7 @@ from featreg.sources import Sample, Source, open_source
 from featreg.spec import ExtractionRequest, Layer
 from featreg.stores import FeatureStore
 from featreg.stores.layout import FORMAT, LayerRecord, Manifest, SourceRecord, array_names
-from featreg.stores.writer import StoreWriter, check_free
+from featreg.stores.writer import StoreWriter, check_free, replacement
 
 with data_extra():
     from tqdm import tqdm
@@ -61,9 +61,12 @@ def extract(
     the store then opens with what is finished, the other rows pending. Memory does not grow with the number of images,
     but for their names.
 
-    Raises StoreExistsError for a path that is taken (with ``overwrite``: by anything but a feature store), SourceError
-    for a source without images, CapabilityError for a model whose crops differ in size, and whatever
-    ``create_extractor`` raises.
+    With ``overwrite``, a feature store in the way stays as it is until the new one is complete; a run that stops before
+    leaves the old store and nothing of the new one.
+
+    Raises StoreExistsError for a path that is taken (with ``overwrite``: by anything but a feature store), StoreError
+    for one that is empty or no local path, SpecError for what is no path, SourceError for a source without images,
+    CapabilityError for a model whose crops differ in size, and whatever ``create_extractor`` raises.
     """
     _check_counts(batch_size=batch_size, limit=limit, num_workers=num_workers)
     root = check_free(store, overwrite=overwrite)
@@ -72,9 +75,12 @@ def extract(
     if not samples:
         raise SourceError(f"no images found in {images.uri!r}", "at least one sample", "an empty index")
     registry = registry or default_registry()
-    with create_extractor(model, layers, registry=registry, **fields) as extractor:
+    with (
+        replacement(root, overwrite=overwrite) as place,
+        create_extractor(model, layers, registry=registry, **fields) as extractor,
+    ):
         manifest = _manifest(images, samples, extractor, registry)
-        writer = StoreWriter.create(root, manifest, samples, overwrite=overwrite)
+        writer = StoreWriter.create(place, manifest, samples, overwrite=overwrite)
         threads = num_workers or min(MAX_THREADS, os.cpu_count() or 1)
         started = time.perf_counter()
         with _bar(len(samples), progress) as advance:
@@ -89,7 +95,8 @@ def extract(
                 advance=advance,
             )
         writer.finalize()
-    return FeatureStore(root, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+    return FeatureStore(root, seconds=seconds)
 
 
 def _manifest(source: Source, samples: Sequence[Sample], extractor: Extractor, registry: Registry) -> Manifest:
@@ -108,7 +115,7 @@ def _manifest(source: Source, samples: Sequence[Sample], extractor: Extractor, r
         layers=tuple(
             LayerRecord(key, names[key], extractor.feature_info[key], shape, dtype) for key, shape in shapes.items()
         ),
-        source=SourceRecord(source.uri, source.kind, source.classes, source.skipped),
+        source=SourceRecord(source.uri, source.kind, source.classes, source.skipped, source.stray),
     )
 
 

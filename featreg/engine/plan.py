@@ -9,7 +9,7 @@ __all__ = ["MAX_TASK_ROWS", "TASK_BYTES", "task_rows"]
 TASK_BYTES = 64 * 2**20
 """What the features of one task may weigh over all layers: they are held in memory until they are written."""
 
-MAX_TASK_ROWS = 1024
+MAX_TASK_ROWS = 256
 """The most rows of a task: what an interruption may cost where features are small."""
 
 

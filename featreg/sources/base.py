@@ -28,7 +28,8 @@ class Source(ABC):
 
     ``samples`` is the index; its order is the order of the rows in a store. ``kind`` and ``uri`` say what and where the
     source is, ``classes`` are the names of the targets (None where there are none), ``skipped`` counts what lay there
-    and was left out of the index.
+    and was left out of the index, ``stray`` the images outside of any sub-folder where others lie in sub-folders:
+    these are why such a source has no classes.
     """
 
     samples: Sequence[Sample]
@@ -36,6 +37,7 @@ class Source(ABC):
     uri: str
     classes: tuple[str, ...] | None = None
     skipped: int = 0
+    stray: int = 0
 
     @abstractmethod
     def read(self, sample: Sample) -> bytes:

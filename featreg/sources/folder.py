@@ -29,14 +29,17 @@ class FolderSource(Source):
     A file is an image by its suffix; one that is no image inside becomes a row with an error. Other files and whatever
     is hidden are left out and counted in ``skipped``, and so are Zarr groups. Where all images lie in sub-folders, the
     first-level folders are the classes and the targets their places in sorted order, as in
-    ``torchvision.datasets.ImageFolder``. Links are followed, but never back into a folder that is being walked. A name
+    ``torchvision.datasets.ImageFolder``. A single image outside of them makes the folder a flat one without classes;
+    ``stray`` counts such images. Links are followed, but never back into a folder that is being walked. A name
     that is not valid Unicode shows its bytes as ``\xNN``.
 
-    Raises SourceError for a path that is missing or no folder, for a folder that cannot be listed, and for one that
-    holds no image.
+    Raises SourceError for a path that is empty, missing or no folder, for a folder that cannot be listed, and for one
+    that holds no image.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not os.fspath(path):
+            raise SourceError("the path of a source is empty", "a folder of images", repr(path))
         root = Path(os.path.abspath(path))
         _check_folder(root, path)
         self.uri = root.as_uri()
@@ -49,7 +52,9 @@ class FolderSource(Source):
             )
         self.skipped = found.skipped
         folders = sorted(found.folders)
-        flat = any(len(parts) == 1 for parts in found.images)
+        outside = sum(len(parts) == 1 for parts in found.images)
+        self.stray = outside if outside < len(found.images) else 0
+        flat = outside > 0
         self.kind = "folder" if flat else "imagefolder"
         self.classes = None if flat else tuple(map(_readable, folders))
         targets = {} if flat else {name: place for place, name in enumerate(folders)}

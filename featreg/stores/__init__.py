@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from featreg.stores.array import LayerArray
 from featreg.stores.reader import FeatureStore, Summary, open_store
 
-__all__ = ["FeatureStore", "Summary", "open_store"]
+__all__ = ["FeatureStore", "LayerArray", "Summary", "open_store"]

@@ -43,6 +43,7 @@ __all__ = [
     "document",
     "read_manifest",
     "read_receipts",
+    "store_path",
 ]
 
 T = TypeVar("T")
@@ -55,6 +56,8 @@ INDEX = "index.parquet"
 SAMPLES = "samples.parquet"
 RECEIPTS = "receipts"
 ZARR_JSON = "zarr.json"
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter is a drive; pathlib makes one slash of two
 
 CHUNK_BYTES = 2**20
 """The size that the chunks inside a shard aim at: what one read of a few rows costs."""
@@ -88,15 +91,20 @@ class LayerRecord:
     shape: tuple[int, ...]
     dtype: str
 
+    def shard(self, task: Task) -> str:
+        """The path of the shard with the rows of a task, within the store."""
+        return "/".join((self.array, "c", str(task.number), *("0" for _ in self.shape)))
+
 
 @attrs.frozen
 class SourceRecord:
-    """Where the images came from; ``skipped`` counts the files that were no images."""
+    """Where the images came from; ``skipped`` and ``stray`` are those of :class:`~featreg.sources.Source`."""
 
     uri: str
     kind: str
     classes: tuple[str, ...] | None
     skipped: int
+    stray: int = 0
 
 
 @attrs.frozen
@@ -137,6 +145,20 @@ class Receipt:
     stop: int
     errors: Mapping[str, Any]
     shards: Mapping[str, Any]
+
+
+def store_path(path: str | os.PathLike[str]) -> Path:
+    """The resolved path of a store; raises SpecError for what is no path, and StoreError for one that cannot be."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise SpecError("the path of a store is not a path", "a string or a pathlib.Path", repr(path)[:80])
+    if not text or "\0" in text:
+        raise StoreError("the path of a store is empty or holds a NUL", "the path of a folder", repr(text))
+    if _URL.match(text):
+        raise StoreError(
+            f"a store cannot be at {text!r}", "a local path: no other is supported in this version", "a URL"
+        )
+    return Path(os.path.realpath(text))
 
 
 def array_names(layers: Sequence[Layer]) -> dict[Layer, str]:

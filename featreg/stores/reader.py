@@ -15,7 +15,8 @@ import numpy as np
 from featreg.errors import LayerError, StoreError, near_matches
 from featreg.extras import data_extra
 from featreg.spec import FeatureInfo, Layer
-from featreg.stores.layout import LayerRecord, Manifest, read_manifest
+from featreg.stores.array import LayerArray
+from featreg.stores.layout import RECEIPTS, SAMPLES, LayerRecord, Manifest, read_manifest, store_path
 from featreg.stores.tables import read_samples
 
 with data_extra():
@@ -27,7 +28,8 @@ __all__ = ["FeatureStore", "Summary", "open_store"]
 def open_store(path: str | os.PathLike[str]) -> FeatureStore:
     """Open the features in a folder, finished or not; no feature is read yet.
 
-    Raises StoreError where there is no store, where its documents are damaged, or where another version wrote it.
+    Raises SpecError for what is no path, and StoreError where there is no store, where its documents are damaged, where
+    shards of finished rows are missing, or where another version wrote it.
     """
     return FeatureStore(path)
 
@@ -55,19 +57,20 @@ class Summary:
 class FeatureStore:
     """The features of a data set, row by row in the order of its index.
 
-    ``store["C5"]`` is a lazy :class:`zarr.Array` of (rows, ...): slicing it, or ``numpy.asarray``, reads. A layer is
-    found by the key it was asked for, or by its level, head or native name. ``len(store)`` counts rows; a row that
-    failed or is pending holds NaN, and ``status`` tells which.
+    ``store["C5"]`` is a lazy :class:`~featreg.stores.LayerArray` of (rows, ...), which is read when it is indexed as in
+    NumPy: ``store["C5"][store.status == "ok"]``. A layer is found by the key it was asked for, or by its level, head or
+    native name. ``len(store)`` counts rows; a row that failed or is pending holds NaN, and ``status`` tells which.
     """
 
     __iter__: ClassVar[None] = None  # neither rows nor layers: say store.keys or store.layers
 
     def __init__(self, path: str | os.PathLike[str], *, seconds: float | None = None) -> None:
-        self.path = Path(os.path.realpath(path))
+        self.path = store_path(path)
         self.manifest: Manifest = read_manifest(self.path)
         self._records = {record.key: record for record in self.manifest.layers}
         self._seconds = seconds
         self._arrays = {record.key: self._array(record) for record in self.manifest.layers}
+        _check_shards(self.path, self.manifest)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -118,7 +121,7 @@ class FeatureStore:
         skipped = self.manifest.source.skipped
         return Summary(len(self), counts["ok"], counts["error"], counts["pending"], skipped, self._seconds)
 
-    def __getitem__(self, key: Layer) -> zarr.Array[Any]:
+    def __getitem__(self, key: Layer) -> LayerArray:
         return self._arrays[self._find(key).key]
 
     def __contains__(self, key: object) -> bool:
@@ -153,7 +156,7 @@ class FeatureStore:
             f"no layer {key!r} in this store", f"one of {list(self._records)}", repr(key), near_matches(str(key), names)
         )
 
-    def _array(self, record: LayerRecord) -> zarr.Array[Any]:
+    def _array(self, record: LayerRecord) -> LayerArray:
         path = self.path / record.array
         try:
             array = zarr.open_array(str(path), mode="r", zarr_format=3)
@@ -167,4 +170,38 @@ class FeatureStore:
                 f"{expected} of {record.dtype}",
                 f"{array.shape} of {array.dtype}",
             )
-        return array
+        return LayerArray(array, record.key, self.path)
+
+
+def _check_shards(root: Path, manifest: Manifest) -> None:
+    """Raise StoreError where a shard of a finished task is gone or empty: Zarr would read it as NaN, without a word."""
+    receipts = None if (root / SAMPLES).exists() else set(_names(root / RECEIPTS))
+    lost = [
+        (layer, task)
+        for task in manifest.iter_tasks()
+        if receipts is None or Path(task.receipt).name in receipts
+        for layer in manifest.layers
+        if not _has_content(f"{root}/{layer.shard(task)}")
+    ]
+    if lost:
+        layer, task = lost[0]
+        raise StoreError(
+            f"{len(lost)} shard files of the store {str(root)!r} are missing or empty",
+            f"{layer.shard(task)!r}, rows {task.start} to {task.stop - 1} of {layer.key!r}",
+            "nothing there",
+            remedy="extract again with overwrite=True (--overwrite)",
+        )
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise StoreError(f"{str(folder)!r} is damaged or missing", got=f"{type(error).__name__}: {error}") from error
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except OSError:
+        return False

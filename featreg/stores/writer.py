@@ -30,6 +30,7 @@ from featreg.stores.layout import (
     chunk_rows,
     document,
     read_manifest,
+    store_path,
 )
 from featreg.stores.tables import IndexRow, index_table, parquet, sample_table
 
@@ -37,7 +38,7 @@ with data_extra():
     import zarr
     from zarr.codecs import Crc32cCodec
 
-__all__ = ["StoreWriter", "check_free"]
+__all__ = ["StoreWriter", "check_free", "replacement"]
 
 _AXES = {"map": ("channel", "y", "x"), "tokens": ("token", "channel"), "vector": ("channel",)}
 
@@ -45,9 +46,10 @@ _AXES = {"map": ("channel", "y", "x"), "tokens": ("token", "channel"), "vector":
 def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """The resolved path of a store that may be made there.
 
-    With ``overwrite`` an empty folder and a feature store may be in the way, and nothing else. Raises StoreExistsError.
+    With ``overwrite`` an empty folder and a feature store may be in the way, and nothing else. Raises StoreExistsError,
+    SpecError for what is no path, and StoreError for a path that cannot be.
     """
-    root = Path(os.path.realpath(path))
+    root = store_path(path)
     if not os.path.lexists(root):
         return root
     if not overwrite:
@@ -66,6 +68,33 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path
             remedy="another path, or delete it yourself",
         )
     return root
+
+
+@contextmanager
+def replacement(root: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Where to write the store that shall be at ``root``: there, or aside as long as an old one is in the way.
+
+    The new store takes the place of the old one when the block ends. Whatever stops the block leaves the old store as
+    it was, says so in a note, and deletes the new one. Raises StoreError where the finished store cannot move in.
+    """
+    if not (overwrite and root.is_dir() and any(root.iterdir())):
+        yield root
+        return
+    aside = temporary_name(root)
+    try:
+        yield aside
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        error.add_note(f"the store {root} is as it was: a new one replaces it only when it is complete")
+        raise
+    try:
+        _move_in(aside, check_free(root, overwrite=True), overwrite=True)
+    except (OSError, StoreExistsError) as error:
+        raise StoreError(
+            f"the finished store cannot take the place of {str(root)!r}",
+            got=error.problem if isinstance(error, StoreExistsError) else f"{type(error).__name__}: {error}",
+            remedy=f"move it there from {str(aside)!r}",
+        ) from error
 
 
 class StoreWriter:
@@ -124,9 +153,8 @@ class StoreWriter:
             write_atomically(self.root / SAMPLES, parquet(table))
 
     def _write_shard(self, layer: LayerRecord, task: Task, rows: np.ndarray[Any, Any]) -> str:
-        array = self._arrays[layer.key]
-        array[task.start : task.stop] = rows
-        name = f"{layer.array}/{array.metadata.encode_chunk_key((task.number, *(0 for _ in layer.shape)))}"
+        self._arrays[layer.key][task.start : task.stop] = rows
+        name = layer.shard(task)
         sync_file(self.root / name)
         sync_folder((self.root / name).parent)
         return name
