@@ -13,7 +13,7 @@ from featreg.plugin import FeatureInfo, ModelInfo, Size, errors
 from featreg_torch.shapes import Shape, find_input_rule, probe, read_shapes
 from featreg_torch.taps import Copy, HookTaps, Outlet, Stored
 
-__all__ = ["Blueprint", "Reading", "Tapper"]
+__all__ = ["Blueprint", "Plan", "Reading", "Tapper"]
 
 
 class Tapper(Protocol):

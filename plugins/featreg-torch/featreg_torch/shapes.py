@@ -136,9 +136,9 @@ def _read_tokens(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> 
     reductions = (outlet.reduction,) if outlet.reduction else outlet.strides
     for reduction, rounding in itertools.product(reductions if whole else (), _ROUNDINGS):
         info = attrs.evolve(_info(outlet, shapes[native][2], reduction, kind), rounding=rounding)
-        grids = {size: _grid_or_none(info, size) for size in lengths}
-        if all(grid is not None and grid[0] * grid[1] == lengths[size] for size, grid in grids.items()):
-            return info, stored
+        grids = {size: grid for size in lengths if (grid := _grid_or_none(info, size)) is not None}
+        if all(size in grids and grids[size][0] * grids[size][1] == length for size, length in lengths.items()):
+            return _with_grid(info, grids), stored
     raise errors.CapabilityError(
         f"the tokens of {outlet.source!r} form no grid of the image",
         "one row of tokens per image: prefix tokens, then one token per patch",

@@ -1,4 +1,4 @@
-"""Shapes decided from three probes on the meta device equal those of real forward passes at every size."""
+"""Shapes decided from a few probes on the meta device equal those of real forward passes at every size."""
 
 import math
 
@@ -183,6 +183,25 @@ def test_an_interruption_is_not_a_refusal_of_the_size():
 
     with pytest.raises(KeyboardInterrupt):
         describe(build_on_meta(Interrupted), "output")
+
+
+class Patches(nn.Module):
+    """Tokens of 14-pixel patches, a stride that does not divide the probes' period."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 6, 14, stride=14)
+
+    def forward(self, images):
+        return self.patch(images).flatten(2).transpose(1, 2)
+
+
+def test_token_grids_without_a_proof_are_measured():
+    _, (info, _) = describe(build_on_meta(Patches), "output", native=(224, 224), strides=(14,))
+    assert (info.reduction, info.rounding) == (14, "measured")
+    assert info.shape(1, 224, 224) == (1, 256, 6)
+    with pytest.raises(errors.InputError):
+        info.shape(1, 1001, 999)
 
 
 class Multiples(nn.Module):
