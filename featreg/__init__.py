@@ -9,19 +9,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featreg.checkpoints import WeightsReport as WeightsReport
     from featreg.engine import extract as extract
     from featreg.errors import FeatregError as FeatregError
     from featreg.extractor import Extractor as Extractor
     from featreg.extractor import create_extractor as create_extractor
     from featreg.extractor import describe as describe
+    from featreg.extractor import from_module as from_module
     from featreg.extractor import list_backends as list_backends
     from featreg.extractor import list_models as list_models
     from featreg.extractor import list_nodes as list_nodes
     from featreg.featureset import FeatureSet as FeatureSet
+    from featreg.keymap import map_in_order as map_in_order
+    from featreg.pool import Pool as Pool
     from featreg.preprocess import load_images as load_images
     from featreg.spec import ExtractionRequest as ExtractionRequest
     from featreg.spec import FeatureInfo as FeatureInfo
     from featreg.spec import ModelInfo as ModelInfo
+    from featreg.spec import NodeInfo as NodeInfo
     from featreg.spec import Preprocess as Preprocess
     from featreg.stores import FeatureStore as FeatureStore
     from featreg.stores import open_store as open_store
@@ -36,14 +41,19 @@ _HOMES = {
     "FeatureSet": "featureset",
     "FeatureStore": "stores",
     "ModelInfo": "spec",
+    "NodeInfo": "spec",
+    "Pool": "pool",
     "Preprocess": "spec",
+    "WeightsReport": "checkpoints",
     "create_extractor": "extractor",
     "describe": "extractor",
     "extract": "engine",
+    "from_module": "extractor",
     "list_backends": "extractor",
     "list_models": "extractor",
     "list_nodes": "extractor",
     "load_images": "preprocess",
+    "map_in_order": "keymap",
     "open_store": "stores",
 }
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from featreg.arrays import Array, to_numpy
 from featreg.errors import BackendError, CapabilityError, InputError, LayerError
-from featreg.featureset import Array, to_numpy
-from featreg.spec import HEADS, LEVELS, ExtractionRequest, FeatureInfo, InputRule, ModelInfo
+from featreg.pooling import check_pool
+from featreg.spec import HEADS, LEVELS, ExtractionRequest, FeatureInfo, InputRule, ModelInfo, Size
 
 __all__ = [
     "as_numpy_batch",
@@ -20,6 +21,7 @@ __all__ = [
     "check_features",
     "check_outputs",
     "checked_info",
+    "grid_is_known",
     "takes_text",
 ]
 
@@ -49,7 +51,7 @@ def check_capabilities(request: ExtractionRequest, capabilities: Sequence[str], 
 def check_features(request: ExtractionRequest, features: Sequence[FeatureInfo]) -> None:
     """Raise BackendError unless a backend describes the layers of the request, and in that order.
 
-    Raises LayerError for texts and images together, CapabilityError for ``pool="cls"`` without a class token.
+    Raises LayerError for texts and images together, CapabilityError for a pooling that a layer cannot have.
     """
     if not isinstance(features, tuple | list) or not all(isinstance(info, FeatureInfo) for info in features):
         raise broken_contract(request.model, "features, a tuple of FeatureInfo", repr(features))
@@ -59,14 +61,9 @@ def check_features(request: ExtractionRequest, features: Sequence[FeatureInfo]) 
         other = (layer in LEVELS and info.level != layer) or (layer in HEADS and info.head != layer)
         if other:
             raise broken_contract(request.model, f"the description of {layer!r}", repr(info))
-        if request.pool == "cls" and info.kind != "vector" and not info.prefix_tokens:
-            raise CapabilityError(
-                f"{layer!r} of {request.model} has no class token",
-                "tokens with a prefix",
-                info.kind,
-                remedy="pool='avg' or pool='max'",
-            )
-    if takes_text(features) and not all(info.head == "text_embedding" for info in features):
+        if layer in request.pools:
+            check_pool(info, request.pools[layer])
+    if takes_text(features) and any(map(_is_of_images, features)):
         raise LayerError(
             "text and image layers cannot be asked for together",
             got=str(list(request.layers)),
@@ -125,7 +122,7 @@ def check_outputs(
     """Raise BackendError unless a backend gave what it described; ``batch`` is what went in, images or texts."""
     if len(outputs) != len(features):
         raise broken_contract(request.model, f"{len(features)} arrays", str(len(outputs)))
-    size = None if takes_text(features) else (int(batch.shape[2]), int(batch.shape[3]))
+    size = None if isinstance(batch, list) else (int(batch.shape[2]), int(batch.shape[3]))
     for key, output, info in zip(request.layers, outputs, features, strict=True):
         shape = _shape(output)
         predicted = _predicted(info, len(batch), size)
@@ -141,6 +138,11 @@ def broken_contract(model: str, expected: str, got: str) -> BackendError:
     )
 
 
+def _is_of_images(info: FeatureInfo) -> bool:
+    """Whether a layer cannot be one of a text tower, whose inner layers have native names alone."""
+    return info.head not in (None, "text_embedding") or info.level is not None or info.index is not None
+
+
 def _shape(output: Any) -> tuple[int, ...] | None:
     try:
         return tuple(int(side) for side in output.shape)
@@ -150,11 +152,14 @@ def _shape(output: Any) -> tuple[int, ...] | None:
 
 def _predicted(info: FeatureInfo, count: int, size: tuple[int, int] | None) -> tuple[int, ...] | None:
     """The exact shape; None where it is not known without asking the backend."""
-    if info.kind == "vector":
-        return (count, info.channels)
-    if size is None or (info.rounding == "measured" and all(grid.input_size != size for grid in info.measured)):
-        return None
-    return info.shape(count, *size)
+    if info.kind == "vector" or info.length is not None:
+        return info.shape(count, 0, 0)
+    return info.shape(count, *size) if size is not None and grid_is_known(info, size) else None
+
+
+def grid_is_known(info: FeatureInfo, size: Size) -> bool:
+    """Whether a layer's shape at an input size follows from its description, without asking the backend."""
+    return info.rounding != "measured" or any(grid.input_size == size for grid in info.measured)
 
 
 def _fits(shape: tuple[int, ...], info: FeatureInfo, count: int) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
+from featreg.arrays import Array
+from featreg.checkpoints import WeightsReport
 from featreg.checks import (
     as_numpy_batch,
     as_texts,
@@ -17,16 +20,28 @@ from featreg.checks import (
     check_features,
     check_outputs,
     checked_info,
-    takes_text,
+    grid_is_known,
 )
 from featreg.errors import BackendError, FeatregError, InputError, RequestError, SpecError
-from featreg.featureset import Array, FeatureSet, pooled_info
+from featreg.featureset import FeatureSet, flatten_features, pool_features
 from featreg.fields import as_pair
 from featreg.plugin import BackendExtractor
+from featreg.pooling import described
 from featreg.registry import Registry, default_registry, guarded
-from featreg.spec import ExtractionRequest, FeatureInfo, Layer, ModelInfo, Preprocess, Size
+from featreg.spec import ExtractionRequest, FeatureInfo, Layer, ModelInfo, NodeInfo, Preprocess, Size
 
-__all__ = ["Extractor", "create_extractor", "describe", "list_backends", "list_models", "list_nodes"]
+__all__ = [
+    "Extractor",
+    "create_extractor",
+    "describe",
+    "from_module",
+    "list_backends",
+    "list_models",
+    "list_nodes",
+]
+
+
+T = TypeVar("T")
 
 
 def list_backends() -> tuple[str, ...]:
@@ -43,11 +58,16 @@ def list_models(backend: str, pattern: str = "*") -> tuple[str, ...]:
     return tuple(name for name in default_registry().models(backend) if fnmatch.fnmatchcase(name, pattern))
 
 
-def list_nodes(model: str) -> tuple[str, ...]:
-    """Every native name that can be asked for as a layer of a model, in the library's order; loads no weights."""
+def list_nodes(model: str, input_size: Size | None = None, *, train: bool = False) -> tuple[NodeInfo, ...]:
+    """Every native name that can be asked for as a layer of a model, in the library's order, with its output's shape.
+
+    Shapes are those at an input size (height, width), the model's own where None. ``train`` gives the names in training
+    mode, where they differ. Loads no weights. Raises as :func:`describe` does.
+    """
     registry = default_registry()
     backend, name = registry.resolve(model)
-    return tuple(guarded(f"{backend}:{name}", registry.backend(backend).nodes, name))
+    size = None if input_size is None else _size(input_size)
+    return tuple(guarded(f"{backend}:{name}", registry.backend(backend).nodes, name, size, train))
 
 
 def describe(model: str, input_size: Size | None = None) -> ModelInfo:
@@ -84,8 +104,44 @@ def create_extractor(
     check_capabilities(request, registry.spec(backend).capabilities, backend)
     request = attrs.evolve(request, model=f"{backend}:{name}")
     opened = guarded(request.model, registry.backend(backend).open, attrs.evolve(request, model=name))
+    return _checked(request, opened)
+
+
+def from_module(
+    module: Any,
+    layers: Sequence[Layer] | Layer,
+    *,
+    preprocess: Preprocess | None = None,
+    input_size: Size | None = None,
+    name: str | None = None,
+    registry: Registry | None = None,
+    **fields: Any,
+) -> Extractor:
+    """A module of your own (``torch.nn.Module``, ``mindspore.nn.Cell``) as an extractor of ``layers``.
+
+    Levels, heads and native names are found as for a library's model. ``input_size`` (height, width) is the size that
+    the module is made for, 224x224 where None; ``preprocess`` says how images become its input: where None, uint8 is
+    scaled to [0, 1] and no more. ``name`` stands for it in messages and stores, its class where None. ``fields`` are
+    those of :class:`~featreg.ExtractionRequest`, without ``weights`` and ``output_stride``: the module stays as it is,
+    and its own parameters are used. Raises CapabilityError for an object that no backend wraps, and as
+    :func:`create_extractor` does.
+    """
+    registry = registry or default_registry()
+    backend, name = registry.wrapper(module), name or type(module).__name__
+    request = _request(f"{backend}:{name}", layers, fields)
+    for field in ("weights", "output_stride"):
+        if getattr(request, field) is not None:
+            raise SpecError(f"{field} changes a module, and from_module takes it as it is", "None")
+    check_capabilities(request, registry.spec(backend).capabilities, backend)
+    size = None if input_size is None else _size(input_size)
+    wrapped = attrs.evolve(request, model=name)
+    opened = guarded(request.model, registry.backend(backend).wrap, module, wrapped, preprocess, size)
+    return _checked(request, opened)
+
+
+def _checked(request: ExtractionRequest, opened: Any) -> Extractor:
     if not isinstance(opened, BackendExtractor):
-        raise broken_contract(request.model, "open() returns a BackendExtractor", type(opened).__name__)
+        raise broken_contract(request.model, "the backend gives a BackendExtractor", type(opened).__name__)
     try:
         return Extractor(request, opened)
     except BaseException:
@@ -96,30 +152,42 @@ def create_extractor(
 class Extractor:
     """An opened model: called with a batch of images (or of texts), it returns a FeatureSet.
 
-    ``request`` is what was asked for, ``info`` the whole model, ``feature_info`` the requested layers by key. Use it as
-    a context manager, or call :meth:`close`. Images are (N, 3, H, W): floating point goes in as it is, uint8 RGB is
-    normalised on the device by ``preprocess``. Extractors are made by :func:`create_extractor`.
+    ``request`` is what was asked for, ``info`` the whole model. Use it as a context manager, or call :meth:`close`.
+    Images are (N, 3, H, W): floating point goes in as it is, uint8 RGB is normalised on the device by ``preprocess``.
+    Extractors are made by :func:`create_extractor` and :func:`from_module`.
     """
 
     def __init__(self, request: ExtractionRequest, opened: BackendExtractor) -> None:
         self.request = request
         self._opened: BackendExtractor | None = opened
         self._module = opened.module
+        self._weights_report = opened.weights_report
         self.info = checked_info(request.model, opened.info)
-        rule = self.info.input_rule
-        check_features(request, opened.features)
-        self._features = tuple(attrs.evolve(feature, input_rule=rule) for feature in opened.features)
+        self._features = self._with_rule(opened.features)
         check_capabilities(request, self.info.capabilities, request.model)
-        self._takes_text = takes_text(self._features)
-        described = self._features if request.pool is None else tuple(map(pooled_info, self._features))
-        self.feature_info: Mapping[Layer, FeatureInfo] = MappingProxyType(
-            dict(zip(request.layers, described, strict=True))
-        )
+        self._takes_text = opened.takes_text
+
+    @functools.cached_property
+    def feature_info(self) -> Mapping[Layer, FeatureInfo]:
+        """The requested layers by key, pooled and flattened as requested; what depends on the size, at the model's own.
+
+        Raises InputError where an image of that size is too small for the pooling.
+        """
+        if self.request.pool is None and not self.request.flatten:
+            return self._keyed(self._features)
+        size = self.info.input_size
+        known = all(grid_is_known(info, size) for info in self._features)
+        return self._keyed(self._described(self._features, size)) if known else self.describe(size)
 
     @property
     def preprocess(self) -> Preprocess:
         """How an image becomes this model's input."""
         return self.info.preprocess
+
+    @property
+    def weights_report(self) -> WeightsReport | None:
+        """What was done to the checkpoint's file that ``weights`` names; None for weights of another origin."""
+        return self._weights_report
 
     @property
     def module(self) -> Any:
@@ -136,29 +204,34 @@ class Extractor:
         batch = as_texts(inputs) if self._takes_text else self._images(opened, inputs)
         outputs = self._run(opened, batch)
         check_outputs(self.request, self._features, outputs, batch)
-        if self.request.pool is not None:
-            how = self.request.pool
-            pairs = zip(outputs, self._features, strict=True)
-            outputs = [guarded(self.request.model, opened.pool, output, info, how) for output, info in pairs]
-        if self.request.array == "numpy":
-            outputs = [guarded(self.request.model, opened.to_numpy, output) for output in outputs]
-        return FeatureSet(dict(zip(self.request.layers, outputs, strict=True)), self.feature_info)
+        size = None if isinstance(batch, list) else (int(batch.shape[2]), int(batch.shape[3]))
+        features = FeatureSet(self._keyed(outputs), self._keyed(self._features), size)
+        features = pool_features(features, self.request.pools, self._guard(opened.pool))
+        if self.request.flatten:
+            features = flatten_features(features, self._guard(opened.flatten))
+        return features.map(self._guard(opened.to_numpy)) if self.request.array == "numpy" else features
 
     def output_shapes(self, input_shape: Sequence[int]) -> dict[Layer, tuple[int, ...]]:
         """The exact shape of every requested layer for an input of (N, 3, H, W); runs no forward pass on real data.
 
-        Raises InputError for a shape that the model does not take.
+        Raises InputError for a shape that the model does not take, or that is too small for the pooling.
         """
-        opened = self._open()
         shape = as_pair(input_shape)
         if not isinstance(shape, tuple) or not all(type(side) is int for side in shape):
             raise InputError("a shape is four whole numbers", "(N, 3, H, W)", repr(input_shape))
         check_batch(self.info.input_rule, shape)
         batch, _, height, width = shape
-        infos = guarded(self.request.model, opened.measure, height, width)
-        check_features(self.request, infos)
-        infos = infos if self.request.pool is None else tuple(map(pooled_info, infos))
-        return {key: info.shape(batch, height, width) for key, info in zip(self.request.layers, infos, strict=True)}
+        return {key: info.shape(batch, height, width) for key, info in self.describe((height, width)).items()}
+
+    def describe(self, input_size: Size) -> Mapping[Layer, FeatureInfo]:
+        """The requested layers as they are for one input size (height, width), pooled and flattened as requested.
+
+        Raises InputError for a size that the model does not take, or that is too small for the pooling.
+        """
+        opened, size = self._open(), _size(input_size)
+        self.info.input_rule.check(*size)
+        infos = guarded(self.request.model, opened.measure, *size)
+        return self._keyed(self._described(self._with_rule(infos), size))
 
     def close(self) -> None:
         """Release the model; a closed extractor cannot be called. Closing twice does nothing."""
@@ -178,6 +251,23 @@ class Extractor:
     def __repr__(self) -> str:
         state = "" if self._opened is not None else ", closed"
         return f"Extractor({self.request.model!r}, layers={list(self.request.layers)!r}{state})"
+
+    def _with_rule(self, infos: Sequence[FeatureInfo]) -> tuple[FeatureInfo, ...]:
+        check_features(self.request, infos)
+        return tuple(attrs.evolve(info, input_rule=self.info.input_rule) for info in infos)
+
+    def _guard(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        return functools.partial(guarded, self.request.model, method)
+
+    def _keyed(self, values: Sequence[T]) -> Mapping[Layer, T]:
+        return MappingProxyType(dict(zip(self.request.layers, values, strict=True)))
+
+    def _described(self, infos: Sequence[FeatureInfo], size: Size) -> list[FeatureInfo]:
+        pools, flatten = self.request.pools, self.request.flatten
+        return [
+            described(info, pools.get(layer), flatten, size)
+            for layer, info in zip(self.request.layers, infos, strict=True)
+        ]
 
     def _open(self) -> BackendExtractor:
         if self._opened is None:

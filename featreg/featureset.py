@@ -6,18 +6,22 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
+import attrs
 import numpy as np
 
-from featreg.errors import CapabilityError, LayerError, MissingDependencyError, SpecError, near_matches
+from featreg.arrays import Array, to_numpy
+from featreg.errors import LayerError, MissingDependencyError, SpecError, near_matches
 from featreg.fields import as_whole
-from featreg.spec import FeatureInfo, Layer
+from featreg.pool import Pool
+from featreg.pooling import flat_array, flattened_info, pool_array, pooled_info
+from featreg.request import as_pools
+from featreg.spec import FeatureInfo, Layer, MeasuredGrid, Size
 
-__all__ = ["Array", "FeatureSet", "pool_array", "pooled_info", "to_numpy"]
+__all__ = ["FeatureSet", "flatten_features", "pool_features"]
 
-Array: TypeAlias = Any
-"""A NumPy array or a framework's own tensor."""
+Pooling: TypeAlias = Callable[[Array, FeatureInfo, Pool], Array]
 
 
 class FeatureSet(Mapping[Layer, Array]):
@@ -25,14 +29,18 @@ class FeatureSet(Mapping[Layer, Array]):
 
     Maps are (N, C, H, W), tokens (N, L, D) with the prefix tokens first, vectors (N, D). ``features["C5"]`` also finds
     a layer that was asked for under another key, by its level, head or native name. ``info`` holds each one's
-    FeatureInfo. Every method returns a new FeatureSet; arrays are shared where a conversion needs no copy.
+    FeatureInfo, ``input_size`` is the (height, width) of the images where it is known. Every method returns a new
+    FeatureSet; arrays are shared where a conversion needs no copy.
     """
 
-    def __init__(self, arrays: Mapping[Layer, Array], info: Mapping[Layer, FeatureInfo]) -> None:
+    def __init__(
+        self, arrays: Mapping[Layer, Array], info: Mapping[Layer, FeatureInfo], input_size: Size | None = None
+    ) -> None:
         if list(arrays) != list(info):
             raise SpecError("arrays and info have other keys", str(list(info)), str(list(arrays)))
         self._arrays = dict(arrays)
         self.info: Mapping[Layer, FeatureInfo] = MappingProxyType(dict(info))
+        self.input_size = input_size
 
     def __getitem__(self, key: Layer) -> Array:
         return self._arrays[self._key(key)]
@@ -55,7 +63,7 @@ class FeatureSet(Mapping[Layer, Array]):
         return f"FeatureSet({{{shapes}}})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureSet, (self._arrays, dict(self.info))
+        return FeatureSet, (self._arrays, dict(self.info), self.input_size)
 
     def _key(self, key: object) -> Layer:
         key = as_whole(key)
@@ -76,7 +84,7 @@ class FeatureSet(Mapping[Layer, Array]):
 
     def numpy(self) -> FeatureSet:
         """The same features as NumPy arrays, without a copy where the framework shares CPU memory."""
-        return self._map(to_numpy)
+        return self.map(to_numpy)
 
     def torch(self) -> FeatureSet:
         """The same features as torch tensors, through DLPack; read-only arrays are copied, which torch cannot express.
@@ -84,9 +92,7 @@ class FeatureSet(Mapping[Layer, Array]):
         Raises MissingDependencyError where torch is not installed.
         """
         torch = _framework("torch")
-        return self._map(
-            lambda array: array if isinstance(array, torch.Tensor) else torch.from_dlpack(_lendable(array))
-        )
+        return self.map(lambda array: array if isinstance(array, torch.Tensor) else torch.from_dlpack(_lendable(array)))
 
     def mindspore(self) -> FeatureSet:
         """The same features as MindSpore tensors on the CPU, sharing the memory of contiguous, writable NumPy arrays.
@@ -94,27 +100,25 @@ class FeatureSet(Mapping[Layer, Array]):
         Raises MissingDependencyError where MindSpore is not installed.
         """
         tensor = _framework("mindspore").Tensor
-        return self._map(
+        return self.map(
             lambda array: array if isinstance(array, tensor) else tensor.from_numpy(_owned(to_numpy(array)))
         )
 
+    def pool(self, how: Pool | str | Mapping[Layer, Pool | str] = "avg") -> FeatureSet:
+        """The layers pooled: all alike, or by key those that a mapping names; see :class:`~featreg.Pool`.
+
+        Raises SpecError for a pooling that there is not, CapabilityError for ``cls`` without a class token and for a
+        grid of what is no map, InputError for a map that is smaller than the kernel, LayerError for an unknown key.
+        """
+        return pool_features(self, as_pools(how, tuple(self)))
+
     def flatten(self) -> FeatureSet:
         """Every feature as (N, D), row-major."""
-        lengths = {key: math.prod(array.shape[1:]) for key, array in self._arrays.items()}
-        arrays = {key: array.reshape(array.shape[0], lengths[key]) for key, array in self._arrays.items()}
-        return FeatureSet(arrays, {key: _vector_info(info, lengths[key]) for key, info in self.info.items()})
+        return flatten_features(self)
 
-    def pool(self, how: Literal["avg", "max", "cls"] = "avg") -> FeatureSet:
-        """Every map and every sequence of tokens as one vector per image; vectors stay as they are.
-
-        ``avg`` and ``max`` go over the positions and leave prefix tokens out; ``cls`` takes the first prefix token and
-        raises CapabilityError where there is none.
-        """
-        arrays = {key: pool_array(array, self.info[key], how) for key, array in self._arrays.items()}
-        return FeatureSet(arrays, {key: pooled_info(info) for key, info in self.info.items()})
-
-    def _map(self, convert: Callable[[Array], Array]) -> FeatureSet:
-        return FeatureSet({key: convert(array) for key, array in self._arrays.items()}, self.info)
+    def map(self, convert: Callable[[Array], Array]) -> FeatureSet:
+        """Every array converted by a function that keeps its shape."""
+        return FeatureSet({key: convert(array) for key, array in self._arrays.items()}, self.info, self.input_size)
 
 
 class FeatureKeyError(LayerError, KeyError):
@@ -123,45 +127,33 @@ class FeatureKeyError(LayerError, KeyError):
     __str__ = LayerError.__str__
 
 
-def to_numpy(array: Array) -> np.ndarray[Any, Any]:
-    """Any framework's array as NumPy on the CPU; bfloat16, which NumPy lacks, widens to float32 without loss."""
-    if isinstance(array, np.ndarray):
-        return array
-    if str(array.dtype).endswith(("bfloat16", "BFloat16")):
-        array = array.float()
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-    elif hasattr(array, "asnumpy"):
-        array = array.asnumpy()
-    return np.asarray(array)
+def pool_features(features: FeatureSet, pools: Mapping[Layer, Pool], apply: Pooling = pool_array) -> FeatureSet:
+    """The features with some layers pooled; ``apply`` pools one array."""
+    arrays, infos = dict(features), {}
+    for key, info in features.info.items():
+        infos[key] = info
+        if key in pools:
+            infos[key] = pooled_info(_located(info, arrays[key], features.input_size), pools[key], features.input_size)
+            arrays[key] = apply(arrays[key], info, pools[key])
+    return FeatureSet(arrays, infos, features.input_size)
 
 
-def pool_array(array: Array, info: FeatureInfo, how: str) -> Array:
-    """One vector per image, by the framework's own reductions; see :meth:`FeatureSet.pool`."""
-    if how not in ("avg", "max", "cls"):
-        raise SpecError(f"no pooling {how!r}", "'avg', 'max' or 'cls'", repr(how))
-    if info.kind == "vector":
-        return array
-    if how == "cls":
-        if not info.prefix_tokens:
-            raise CapabilityError(f"{info.name!r} has no class token", "tokens with a prefix", info.kind)
-        return array[:, 0]
-    axes: tuple[int, ...] = (2, 3) if info.kind == "map" else (1,)
-    positions = array if info.kind == "map" else array[:, info.prefix_tokens :]
-    if how == "avg":
-        return positions.mean(axis=axes)
-    return positions.amax(axis=axes) if hasattr(positions, "amax") else positions.max(axis=axes)
+def flatten_features(features: FeatureSet, apply: Callable[[Array], Array] = flat_array) -> FeatureSet:
+    """Every feature as (N, D), row-major; ``apply`` flattens one array."""
+    size = features.input_size
+    infos = {
+        key: flattened_info(_located(info, features[key], size), math.prod(features[key].shape[1:]), size)
+        for key, info in features.info.items()
+    }
+    return FeatureSet({key: apply(array) for key, array in features.items()}, infos, size)
 
 
-def pooled_info(info: FeatureInfo) -> FeatureInfo:
-    """The description of a feature after pooling."""
-    return info if info.kind == "vector" else _vector_info(info, info.channels)
-
-
-def _vector_info(info: FeatureInfo, channels: int) -> FeatureInfo:
-    return FeatureInfo(
-        info.name, channels, None, "vector", info.level, info.index, info.head, input_rule=info.input_rule
-    )
+def _located(info: FeatureInfo, array: Array, size: Size | None) -> FeatureInfo:
+    """The description with the grid that a map has at this size, where no formula gives it."""
+    listed = any(entry.input_size == size for entry in info.measured)
+    if size is None or listed or info.kind != "map" or info.rounding != "measured":
+        return info
+    return attrs.evolve(info, measured=(*info.measured, MeasuredGrid(size, tuple(map(int, array.shape[2:])))))
 
 
 def _framework(name: str) -> Any:

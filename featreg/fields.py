@@ -16,6 +16,7 @@ import attrs
 from featreg.errors import SpecError
 
 __all__ = [
+    "AreTexts",
     "AtLeast",
     "IsBool",
     "IsColor",
@@ -98,6 +99,19 @@ class SomeOf:
         unknown = [item for item in value if item not in self.allowed] if isinstance(value, tuple) else value
         if unknown or not isinstance(value, tuple):
             raise SpecError(f"unknown {attribute.name}: {unknown!r}", f"some of {', '.join(self.allowed)}", repr(value))
+
+
+@attrs.frozen
+class AreTexts:
+    """A tuple of strings, none of them empty."""
+
+    @property
+    def schema(self) -> Schema:
+        return {"items": {"type": "string", "minLength": 1}}
+
+    def __call__(self, _: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, tuple) or not all(isinstance(item, str) and item for item in value):
+            raise SpecError(f"{attribute.name} are sentences", "strings, none of them empty", repr(value))
 
 
 @attrs.frozen

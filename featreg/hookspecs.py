@@ -33,7 +33,8 @@ class BackendSpec:
 
     ``name`` is also the entry point's name. ``factory`` is ``"package.module:Class"``, imported on first use. ``spec``
     is the range of specification versions it was written for (PEP 440) and ``requirements`` the distributions that its
-    factory imports (PEP 508). ``install`` is the pip line that a user is shown.
+    factory imports (PEP 508). ``install`` is the pip line that a user is shown. ``wraps`` holds the qualified names of
+    the classes whose instances ``Backend.wrap`` takes (``"torch.nn.modules.module.Module"``).
     """
 
     name: str = attrs.field(validator=IsText())
@@ -44,6 +45,7 @@ class BackendSpec:
     summary: str = attrs.field(default="", validator=IsText(empty=True))
     url: str = attrs.field(default="", validator=IsText(empty=True))
     install: str = attrs.field(default="", validator=IsText(empty=True))
+    wraps: tuple[str, ...] = attrs.field(default=(), converter=as_tuple, validator=_are_texts)
 
     def __attrs_post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.name):

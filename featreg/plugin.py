@@ -15,15 +15,23 @@ from typing import Any
 import numpy as np
 
 from featreg import errors
-from featreg.featureset import Array, pool_array, to_numpy
+from featreg.arrays import Array, to_numpy
+from featreg.checkpoints import Mismatch, WeightsReport, compare, unwrap
 from featreg.hookspecs import BackendSpec, hookimpl
+from featreg.keymap import KeyMap, Rule, map_in_order
+from featreg.levels import Level, Step, Transformer, find_final, find_levels, find_transformer, level_of
+from featreg.pool import Pool
+from featreg.pooling import flat_array, pool_array
+from featreg.refused import check_refused, read_refused
 from featreg.spec import (
     SPEC_VERSION,
     ExtractionRequest,
     FeatureInfo,
     InputRule,
+    Layer,
     MeasuredGrid,
     ModelInfo,
+    NodeInfo,
     Preprocess,
     Size,
 )
@@ -37,13 +45,32 @@ __all__ = [
     "ExtractionRequest",
     "FeatureInfo",
     "InputRule",
+    "KeyMap",
+    "Layer",
+    "Level",
     "MeasuredGrid",
+    "Mismatch",
     "ModelInfo",
+    "NodeInfo",
+    "Pool",
     "Preprocess",
+    "Rule",
     "Size",
+    "Step",
+    "Transformer",
+    "WeightsReport",
+    "check_refused",
+    "compare",
     "errors",
+    "find_final",
+    "find_levels",
+    "find_transformer",
     "hookimpl",
+    "level_of",
+    "map_in_order",
     "normalize",
+    "read_refused",
+    "unwrap",
 ]
 
 
@@ -51,10 +78,12 @@ class BackendExtractor(ABC):
     """One opened model, ready to run: what :meth:`Backend.open` returns.
 
     ``info`` describes the model and ``features`` the requested layers, one each, in the order of the request.
+    ``weights_report`` says what was done to a checkpoint's file; None for weights of another origin.
     """
 
     info: ModelInfo
     features: tuple[FeatureInfo, ...]
+    weights_report: WeightsReport | None = None
 
     @property
     def module(self) -> Any:
@@ -66,9 +95,15 @@ class BackendExtractor(ABC):
         """The requested features of one batch, as the framework's arrays, in the order of the request.
 
         ``batch`` is (N, 3, H, W): float, to be used as it is, or uint8 RGB, to be normalised by ``info.preprocess``
-        (see :func:`normalize`). It is a NumPy array, or whatever :meth:`is_native` said True to. Where a text head was
-        asked for it is a list of strings. The arrays share no storage with the input, the weights or each other.
+        (see :func:`normalize`). It is a NumPy array, or whatever :meth:`is_native` said True to. Where
+        :attr:`takes_text` it is a list of strings. The arrays share no storage with the input, the weights or each
+        other.
         """
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether a batch is a list of strings: the input of a text head, and of the layers of a text tower."""
+        return any(info.head == "text_embedding" for info in self.features)
 
     def is_native(self, array: Array) -> bool:
         """Whether ``array`` is of the framework's own type, which :meth:`forward` then gets as it is."""
@@ -78,9 +113,13 @@ class BackendExtractor(ABC):
         """One of :meth:`forward`'s arrays as NumPy."""
         return to_numpy(array)
 
-    def pool(self, array: Array, info: FeatureInfo, how: str) -> Array:
-        """One of :meth:`forward`'s arrays as one vector per image (``request.pool``)."""
-        return pool_array(array, info, how)
+    def pool(self, array: Array, info: FeatureInfo, pool: Pool) -> Array:
+        """One of :meth:`forward`'s arrays pooled, as ``info`` describes it before."""
+        return pool_array(array, info, pool)
+
+    def flatten(self, array: Array) -> Array:
+        """One of :meth:`forward`'s arrays, pooled or not, as (N, D), row-major."""
+        return flat_array(array)
 
     def measure(self, height: int, width: int) -> tuple[FeatureInfo, ...]:
         """``features`` as they are for one input size, inferred where their grid follows no formula."""
@@ -108,9 +147,17 @@ class Backend(ABC):
         Raises InputError for a size that the model does not take.
         """
 
-    def nodes(self, model: str) -> Sequence[str]:
-        """Every native name of a model that a request may ask for, in the library's order."""
-        return tuple(dict.fromkeys(feature.name for feature in self.info(model).features))
+    def nodes(self, model: str, input_size: Size | None = None, train: bool = False) -> Sequence[NodeInfo]:
+        """Every native name of a model that a request may ask for, in the library's order, with its output's shape.
+
+        ``train`` asks for the names in training mode, where they differ.
+        """
+        info = self.info(model, input_size)
+        named = {feature.name: feature for feature in reversed(info.features)}
+        return tuple(
+            NodeInfo(name, shape=named[name].shape(1, *info.input_size)[1:])
+            for name in dict.fromkeys(feature.name for feature in info.features)
+        )
 
     @abstractmethod
     def open(self, request: ExtractionRequest) -> BackendExtractor:
@@ -118,6 +165,15 @@ class Backend(ABC):
 
         Raises LayerError, CapabilityError, WeightsError, DeviceError.
         """
+
+    def wrap(
+        self, module: Any, request: ExtractionRequest, preprocess: Preprocess | None, input_size: Size | None
+    ) -> BackendExtractor:
+        """A module of the caller's own, of a class that ``BackendSpec.wraps`` names, as an opened model.
+
+        ``input_size`` is the size that it is made for. The module keeps its parameters and its mode.
+        """
+        raise errors.CapabilityError(f"this backend wraps no modules, such as {type(module).__name__}")
 
 
 def normalize(batch: np.ndarray[Any, Any], preprocess: Preprocess) -> np.ndarray[Any, Any]:

@@ -22,6 +22,7 @@ from featreg.discovery import Plugin, create_backend, find_plugins, load_spec
 from featreg.errors import (
     AmbiguousModelError,
     BackendError,
+    CapabilityError,
     DuplicateBackendError,
     FeatregError,
     SpecError,
@@ -163,6 +164,24 @@ class Registry:
                     raise
             return self._backends[name]
 
+    def wrapper(self, module: Any) -> str:
+        """The name of the backend that wraps modules of this class; raises CapabilityError where none does.
+
+        Loads the light modules of the plugins only.
+        """
+        classes = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(module).__mro__]
+        specs = [spec for name in self.names() if (spec := self.declared(name)) is not None]
+        found = [spec.name for cls in classes for spec in specs if cls in spec.wraps]
+        if not found:
+            known = sorted({cls for spec in specs for cls in spec.wraps})
+            raise CapabilityError(
+                f"no installed backend takes a module of the class {type(module).__qualname__}",
+                f"an instance of {' or '.join(known) or '(no backend takes any)'}",
+                f"{type(module).__module__}.{type(module).__qualname__}",
+                remedy="install the plugin of its framework (featreg doctor shows those that do not work)",
+            )
+        return found[0]
+
     # --- model ids ----------------------------------------------------------------------------------------------------
 
     def resolve(self, model_id: str) -> tuple[str, str]:
@@ -177,11 +196,12 @@ class Registry:
             return self._resolve_bare(model_id)
         backend = self.backend(name)
         if not model or not guarded(name, backend.has, model):
+            known = self.models(name)
             raise UnknownModelError(
                 f"the backend {name!r} has no model {model!r}",
                 got=repr(model),
-                matches=near_matches(model, self.models(name)),
-                remedy=f"featreg models {name} lists them all",
+                matches=near_matches(model, known),
+                remedy=f"featreg models {name} lists them all" if known else "featreg.from_module takes modules",
             )
         return name, model
 

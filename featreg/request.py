@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import numbers
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from featreg.errors import LayerError, SpecError
+from featreg.errors import LayerError, SpecError, near_matches
 from featreg.fields import AtLeast, IsBool, IsText, OneOf, as_whole
+from featreg.pool import Pool
 
-__all__ = ["ExtractionRequest", "Layer", "thaw"]
+__all__ = ["ExtractionRequest", "Layer", "LayerPools", "as_pools", "thaw"]
 
 Layer: TypeAlias = str | int
 """A canonical level, an index, a native name or a head."""
+
+LayerPools: TypeAlias = tuple[tuple[Layer, Pool], ...]
+"""The pooling of some layers, in the order of the layers."""
 
 
 def _layers(value: Any) -> Any:
@@ -49,6 +53,26 @@ class _AreLayers:
         repeated = sorted({str(layer) for layer in layers if layers.count(layer) > 1})
         if repeated:
             raise LayerError(f"layers asked for more than once: {', '.join(repeated)}", remedy="name each layer once")
+
+
+def _pool(value: Any) -> Pool:
+    if isinstance(value, str):
+        return Pool.parse(value)
+    if not isinstance(value, Pool):
+        raise SpecError(f"no pooling {value!r}", "a featreg.Pool, or its text, as in 'avg'", repr(value))
+    return value
+
+
+def _pools(value: Any) -> Any:
+    """None, one pooling, or a pooling by layer; layers of a mapping that have none are left out."""
+    if value is None or isinstance(value, str | Pool):
+        return None if value is None else _pool(value)
+    pairs: Any = value.items() if isinstance(value, Mapping) else value
+    if not isinstance(pairs, Collection) or not all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
+    ):
+        raise SpecError("pool is no pooling", "one for all layers, or a mapping of layers to them", repr(value))
+    return tuple((as_whole(layer), _pool(pool)) for layer, pool in pairs if pool is not None) or None
 
 
 def _path(value: Any) -> Any:
@@ -93,15 +117,17 @@ class ExtractionRequest:
     """What to extract, from which model, and how. Equal requests are equal, hash equal and survive JSON and pickling.
 
     ``weights`` None means random weights from a fixed seed; ``"default"`` or a tag the library's own; else a path.
-    ``array`` is ``"numpy"`` or ``"native"`` (the framework's own arrays, left on the device). ``pool`` turns maps and
-    tokens into vectors: ``"avg"`` and ``"max"`` over the positions (prefix tokens left out), ``"cls"`` the first prefix
-    token. ``grad`` keeps the autograd graph and needs ``array="native"``. ``options`` are the backend's own.
+    ``array`` is ``"numpy"`` or ``"native"`` (the framework's own arrays, left on the device). ``pool`` is a
+    :class:`~featreg.Pool` or its text, one for all layers or a mapping of layers to theirs; ``flatten`` then makes a
+    vector of everything, row-major. ``grad`` keeps the autograd graph and needs ``array="native"``. ``options`` are the
+    backend's own.
     """
 
     model: str = attrs.field(validator=IsText())
     layers: tuple[Layer, ...] = attrs.field(converter=_layers, validator=_AreLayers())
     weights: str | None = attrs.field(default=None, converter=_path, validator=IsText(optional=True))
-    pool: Literal["avg", "max", "cls"] | None = attrs.field(default=None, validator=OneOf((None, "avg", "max", "cls")))
+    pool: Pool | LayerPools | None = attrs.field(default=None, converter=_pools)
+    flatten: bool = attrs.field(default=False, validator=IsBool())
     output_stride: int | None = attrs.field(default=None, converter=as_whole, validator=AtLeast(1, optional=True))
     device: str = attrs.field(default="cpu", validator=IsText())
     dtype: Literal["float32", "float16", "bfloat16"] = attrs.field(
@@ -116,10 +142,44 @@ class ExtractionRequest:
             raise SpecError(
                 "grad=True needs array='native': NumPy arrays carry no gradient", got=f"array={self.array!r}"
             )
+        if isinstance(self.pool, tuple):
+            object.__setattr__(self, "pool", _ordered(self.pool, self.layers))
+
+    @property
+    def pools(self) -> dict[Layer, Pool]:
+        """The pooling of every layer that has one, in the order of the layers."""
+        return {} if self.pool is None else as_pools(self.pool, self.layers)
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = attrs.asdict(self, recurse=False, filter=lambda field, _: field.name != "options")
         return _rebuild, (values, thaw(self.options))
+
+
+def _ordered(pools: LayerPools, layers: tuple[Layer, ...]) -> LayerPools:
+    """The same poolings in the order of the layers, so that equal requests are equal."""
+    asked = [layer for layer, _ in pools]
+    for layer in asked:
+        if layer not in layers or isinstance(layer, bool):
+            raise LayerError(
+                f"a pooling for {layer!r}, which is not among the layers",
+                f"some of {list(layers)}",
+                repr(layer),
+                near_matches(str(layer), map(str, layers)),
+            )
+        if asked.count(layer) > 1:
+            raise LayerError(f"two poolings for {layer!r}", "one for each layer")
+    return tuple(sorted(pools, key=lambda pair: layers.index(pair[0])))
+
+
+def as_pools(value: Any, layers: tuple[Layer, ...]) -> dict[Layer, Pool]:
+    """The pooling of every layer that has one, from one for all (or its text) or a mapping of layers to theirs.
+
+    Raises SpecError for what is no pooling, and LayerError for a layer that is not among ``layers``.
+    """
+    if value is None:
+        raise SpecError("no pooling None", "a featreg.Pool, its text, or a mapping of layers to them", "None")
+    pools = _pools(value)
+    return dict.fromkeys(layers, pools) if isinstance(pools, Pool) else dict(_ordered(pools or (), layers))
 
 
 def _rebuild(values: dict[str, Any], options: dict[str, Any]) -> ExtractionRequest:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, Union
 
 import attrs
 
+from featreg.pool import Pool
 from featreg.serialize import DOCUMENTS, schema_name
 from featreg.spec import SPEC_VERSION
 
@@ -22,12 +23,13 @@ __all__ = ["json_schema", "write_schemas"]
 
 Schema: TypeAlias = dict[str, Any]
 
-_SCALARS: dict[Any, str] = {
-    str: "string",
-    int: "integer",
-    float: "number",
-    bool: "boolean",
-    type(None): "null",
+_SCALARS: dict[Any, Schema] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    type(None): {"type": "null"},
+    Pool: {"type": "string", "pattern": Pool.pattern},
 }
 
 
@@ -67,7 +69,7 @@ def _property(field: attrs.Attribute[Any], hint: Any, definitions: Schema) -> Sc
 
 def _of(hint: Any, definitions: Schema) -> Schema:
     if hint in _SCALARS:
-        return {"type": _SCALARS[hint]}
+        return dict(_SCALARS[hint])
     if attrs.has(hint):
         definitions[hint.__name__] = _object(hint, definitions)
         return {"$ref": f"#/$defs/{hint.__name__}"}

@@ -14,7 +14,8 @@ from cattrs.errors import ForbiddenExtraKeysError, IterableValidationError, Iter
 from cattrs.gen import make_dict_structure_fn
 
 from featreg.errors import FeatregError, SpecError
-from featreg.request import thaw
+from featreg.pool import Pool
+from featreg.request import LayerPools, thaw
 from featreg.spec import ExtractionRequest, FeatureInfo, InputRule, MeasuredGrid, ModelInfo, Preprocess
 
 __all__ = ["DOCUMENTS", "dumps", "from_dict", "loads", "schema_name", "to_dict"]
@@ -33,6 +34,12 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(str | int, lambda value, _: _strict_layer(value))
     converter.register_structure_hook_func(lambda t: t == Mapping[str, Any], lambda value, _: _strict(dict, value, _))
     converter.register_unstructure_hook_func(lambda t: t == Mapping[str, Any], thaw)
+    converter.register_structure_hook(Pool, lambda value, _: Pool.parse(_strict(str, value, _)))
+    converter.register_unstructure_hook(Pool, str)
+    converter.register_structure_hook(
+        Pool | LayerPools | None,
+        lambda value, _: None if value is None else converter.structure(value, _pool_hint(value)),
+    )
     converter.register_structure_hook_func(_is_tuple, lambda value, hint: _strict_tuple(converter, hint, value))
     for cls in (MeasuredGrid, *DOCUMENTS):
         converter.register_structure_hook(cls, make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True))
@@ -78,6 +85,10 @@ def _problem(error: BaseException, kind: type | None) -> str:
     if isinstance(error, ForbiddenExtraKeysError):
         return f"unknown fields: {', '.join(sorted(error.extra_fields))}"
     return error.problem if isinstance(error, FeatregError) else str(error)
+
+
+def _pool_hint(value: Any) -> Any:
+    return LayerPools if isinstance(value, list | tuple) else Pool
 
 
 def _strict_layer(value: Any) -> Any:

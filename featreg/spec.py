@@ -7,12 +7,13 @@ same classes, :mod:`featreg.serialize` the JSON form.
 from __future__ import annotations
 
 import operator
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
 from featreg.errors import CapabilityError, InputError, LayerError, SpecError, near_matches
 from featreg.fields import (
+    AreTexts,
     AtLeast,
     IsColor,
     IsNumbers,
@@ -40,6 +41,7 @@ __all__ = [
     "Layer",
     "MeasuredGrid",
     "ModelInfo",
+    "NodeInfo",
     "Preprocess",
 ]
 
@@ -118,11 +120,14 @@ class InputRule:
 class FeatureInfo:
     """One layer's output, described exactly.
 
-    ``name`` is the library's own name of the node or module. ``reduction`` is the stride in pixels (None for vectors).
-    ``rounding`` says how an input side becomes a grid side: ``ceil(side / reduction)``, ``floor(side / reduction)``, or
-    ``measured`` at the sizes listed in ``measured``, where neither form holds. ``prefix_tokens`` counts the class,
-    distillation and register tokens at the front of ``tokens``; maps never contain them. ``input_rule`` is the model's:
-    a shape is predicted for no size that the model does not take.
+    ``name`` is the library's own name of the node or module. ``reduction`` is the stride in pixels (None for vectors,
+    and for a pooled map whose cells have no one stride). ``rounding`` says how an input side becomes a grid side:
+    ``ceil(side / reduction)``, ``floor(side / reduction)``, or ``measured`` at the sizes listed in ``measured``, where
+    neither form holds; a vector that is ``measured`` is a flattened layer, ``channels`` wide at the sizes listed.
+    ``prefix_tokens`` counts the class, distillation and register tokens at the front of ``tokens``; maps never contain
+    them. ``length`` is the number of tokens where they are no patches of the image (those of a text, the queries of an
+    attention pool): it is the same for every size, and there is no reduction. ``input_rule`` is the model's: a shape is
+    predicted for no size that the model does not take.
     """
 
     name: str = attrs.field(validator=IsText(empty=True))
@@ -136,12 +141,16 @@ class FeatureInfo:
     rounding: Rounding = attrs.field(default="ceil", validator=OneOf(("ceil", "floor", "measured")))
     measured: tuple[MeasuredGrid, ...] = attrs.field(default=(), converter=as_tuple)
     input_rule: InputRule = attrs.field(factory=InputRule, repr=False)
+    length: int | None = attrs.field(default=None, converter=as_whole, validator=AtLeast(1, optional=True))
 
     def __attrs_post_init__(self) -> None:
-        if (self.reduction is None) != (self.kind == "vector"):
+        if self.length is not None and self.kind != "tokens":
+            raise SpecError(f"feature {self.name!r} of kind {self.kind!r} has a length", "a length for tokens alone")
+        strided, uneven = self._has_grid, self.kind == "map" and self.rounding == "measured"
+        if (self.reduction is not None and not strided) or (self.reduction is None and strided and not uneven):
             raise SpecError(
                 f"feature {self.name!r} of kind {self.kind!r} has reduction {self.reduction}",
-                "a reduction for maps and tokens, none for vectors",
+                "a reduction for maps (but where measured) and for tokens without a length, none for vectors",
             )
         sizes = [entry.input_size for entry in self.measured]
         if (sizes and self.rounding != "measured") or len(sizes) != len(set(sizes)):
@@ -151,24 +160,20 @@ class FeatureInfo:
         if self.prefix_tokens and self.kind != "tokens":
             raise SpecError(f"feature {self.name!r} of kind {self.kind!r} cannot hold prefix tokens")
 
+    @property
+    def _has_grid(self) -> bool:
+        return self.kind != "vector" and self.length is None
+
     def grid(self, height: int, width: int) -> Size:
         """The height and width of the feature map (for tokens: of the patch grid) for one input size.
 
         Raises InputError where the map would be empty, or where the grid is ``measured`` and not at this size.
         """
-        if self.reduction is None:
-            raise SpecError(f"feature {self.name!r} is a vector and has no grid")
+        if not self._has_grid:
+            raise SpecError(f"feature {self.name!r} is no grid of the image", "a map, or tokens of patches", self.kind)
         height, width = operator.index(height), operator.index(width)
-        if self.rounding == "measured":
-            for entry in self.measured:
-                if entry.input_size == (height, width):
-                    return entry.grid
-            raise InputError(
-                f"the grid of {self.name!r} follows no formula and was not measured at {height}x{width}",
-                f"one of {[entry.input_size for entry in self.measured]}",
-                f"{height}x{width}",
-                remedy="describe the model at this input size",
-            )
+        if self.reduction is None or self.rounding == "measured":
+            return self._measured_grid(height, width)
         if self.rounding == "ceil":
             grid = (-(-height // self.reduction), -(-width // self.reduction))
         else:
@@ -181,17 +186,34 @@ class FeatureInfo:
             )
         return grid
 
+    def _measured_grid(self, height: int, width: int) -> Size:
+        for entry in self.measured:
+            if entry.input_size == (height, width):
+                return entry.grid
+        raise InputError(
+            f"the grid of {self.name!r} follows no formula and was not measured at {height}x{width}",
+            f"one of {[entry.input_size for entry in self.measured]}",
+            f"{height}x{width}",
+            remedy="describe the model at this input size, or ask an extractor's output_shapes",
+        )
+
     def shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
         """The exact output shape for ``batch`` images: (N, C, H, W), (N, L, D) or (N, D).
 
-        A vector's shape needs no size. Raises InputError for a size that the model does not take, and as :meth:`grid`.
+        The shape of a vector needs no size unless it is ``measured``, nor does that of tokens with a length. Raises
+        InputError for a size that the model does not take, and as :meth:`grid`.
         """
         for number in (batch, height, width):
             if isinstance(number, bool) or not hasattr(number, "__index__") or number < 0:
                 raise InputError("a shape is asked for by whole numbers", got=f"{batch!r}, {height!r}, {width!r}")
-        if self.kind == "vector":
+        if self.kind == "vector" and self.rounding != "measured":
             return (batch, self.channels)
+        if self.length is not None:
+            return (batch, self.prefix_tokens + self.length, self.channels)
         self.input_rule.check(height, width)
+        if self.kind == "vector":
+            self._measured_grid(height, width)
+            return (batch, self.channels)
         rows, columns = self.grid(height, width)
         if self.kind == "tokens":
             return (batch, self.prefix_tokens + rows * columns, self.channels)
@@ -226,12 +248,30 @@ class Preprocess:
     color: Literal["RGB", "BGR"] = attrs.field(default="RGB", validator=OneOf(("RGB", "BGR")))
 
 
+def _is_shape(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not (isinstance(value, tuple) and all(type(side) is int and side >= 0 for side in value)):
+        raise SpecError(f"{attribute.name} is not a shape", "whole numbers, or None", repr(value))
+
+
+@attrs.frozen
+class NodeInfo:
+    """One native name of a model: the class of the module or the operation, and the shape of its output for one image.
+
+    ``shape`` leaves out the batch, as (C, H, W), (L, D) or (D,); None where the node gives no such tensor.
+    """
+
+    name: str = attrs.field(validator=IsText())
+    type: str = attrs.field(default="", validator=IsText(empty=True))
+    shape: tuple[int, ...] | None = attrs.field(default=None, converter=as_pair, validator=_is_shape)
+
+
 @attrs.frozen
 class ModelInfo:
     """All that can be said of a model without its weights.
 
     ``input_size`` is the (height, width) that it was described at, ``features`` every level, index and head, each of
-    which carries the model's ``input_rule``.
+    which carries the model's ``input_rule``. ``deviations`` says, a sentence each, how the network computes otherwise
+    than the one that its architecture or its weights are known from.
     """
 
     backend: str = attrs.field(validator=IsText())
@@ -241,6 +281,7 @@ class ModelInfo:
     preprocess: Preprocess
     input_rule: InputRule = attrs.field(factory=InputRule)
     capabilities: tuple[str, ...] = attrs.field(default=(), converter=as_names, validator=SomeOf(CAPABILITIES))
+    deviations: tuple[str, ...] = attrs.field(default=(), converter=as_tuple, validator=AreTexts())
 
     def __attrs_post_init__(self) -> None:
         features = tuple(attrs.evolve(feature, input_rule=self.input_rule) for feature in self.features)
@@ -262,13 +303,16 @@ class ModelInfo:
         return tuple(names)
 
     def resolve(self, layer: Layer) -> FeatureInfo:
-        """The feature that a level, head, index (negatives from the end) or declared native name stands for.
+        """The feature that a level, head, index (negatives from the end), block or declared native name stands for.
 
-        Raises LayerError with the nearest matches, or CapabilityError for a head that the model does not have.
+        ``"block.N"`` is a block of a plain transformer, counted from 0. Raises LayerError with the nearest matches, or
+        CapabilityError for a head that the model does not have.
         """
         layer = as_whole(layer)
         if isinstance(layer, int) and not isinstance(layer, bool):
             return self._by_index(layer)
+        if self.is_block(layer):
+            return self._blocks()[str(layer)]
         for field in ("level", "head", "name") if isinstance(layer, str) else ():
             for feature in self.features:
                 if getattr(feature, field) == layer:
@@ -280,13 +324,23 @@ class ModelInfo:
                 repr(layer),
                 remedy=f"featreg describe {self.id} lists every layer",
             )
-        names = [*self.keys, *(feature.name for feature in self.features)]
+        names = [*self.keys, *self._blocks(), *(feature.name for feature in self.features)]
         raise LayerError(
             f"{self.id} has no layer {layer!r}",
             f"one of {', '.join(self.keys)}, an index, or a native name",
             matches=near_matches(str(layer), names),
             remedy=f"featreg describe {self.id} lists levels and heads, featreg nodes {self.id} native names",
         )
+
+    def is_block(self, layer: Layer) -> bool:
+        """Whether a layer is ``"block.N"``, a block of a plain transformer that this model has."""
+        return isinstance(layer, str) and layer in self._blocks()
+
+    def _blocks(self) -> dict[str, FeatureInfo]:
+        """The blocks of a plain transformer, whose several indices all lie at one stride."""
+        indexed = [feature for feature in self.features if feature.index is not None]
+        plain = len(indexed) > 1 and len({feature.reduction for feature in indexed}) == 1
+        return {f"block.{feature.index}": feature for feature in indexed} if plain else {}
 
     def _by_index(self, index: int) -> FeatureInfo:
         indexed = {feature.index: feature for feature in self.features if feature.index is not None}

@@ -128,6 +128,7 @@ def test_backends_json() -> None:
         "summary": "nets of mine",
         "url": "",
         "install": "",
+        "wraps": [],
     }
     assert found["broken"]["spec"] is None
     failure = found["broken"]["failure"]
@@ -209,6 +210,17 @@ def test_describe_json() -> None:
     assert found["input_size"] == [8, 12]
     assert found["input_rule"] == {"fixed": None, "multiple_of": 4, "minimum": [8, 8], "channels": 3}
     assert featreg.describe("mine:net-s", (8, 12)) == from_plain(found)
+
+
+def test_describe_says_how_a_network_deviates(plugins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ["it pads as TensorFlow does", "it adds 0.001 to the variance"]
+    source = BACKEND.format(name="odd").replace('["cuda", "grad"])', f'["cuda"], {said!r})')
+    plugins.backend("odd", source)
+    monkeypatch.setenv("FEATREG_ONLY", "odd")
+    fields = run("describe", "odd:net-s").stdout.partition("\n\n")[0]
+    assert " ".join(fields.split()).endswith(f"deviations {said[0]}; {said[1]}")
+    found = json.loads(run("describe", "odd:net-s", "--json").stdout)
+    assert found["deviations"] == said
 
 
 def from_plain(plain: dict[str, Any]) -> featreg.ModelInfo:
@@ -484,10 +496,7 @@ def test_fields() -> None:
     assert format_fields({"a": "word " * 10}, width=30).splitlines()[1] == "   word word word word word"
 
 
-def test_nodes_lists_native_names_and_unknown_layers_name_the_command() -> None:
-    found = CliRunner().invoke(cli, ["nodes", "numpy:tinynet"])
-    assert found.exit_code == 0
-    assert found.stdout.split() == ["stage1", "stage2", "stage3", "stage4", "stage5", "pool", "classifier"]
+def test_unknown_layers_name_the_command_that_lists_them() -> None:
     with pytest.raises(LayerError, match="featreg nodes numpy:tinynet"):
         featreg.create_extractor("numpy:tinynet", ["stage9"])
 

@@ -243,3 +243,54 @@ def test_nothing_of_the_data_extra_is_imported_before_it_is_used(code):
     script = f"{code}\nimport sys\nprint(sorted({heavy!r} & set(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "[]"
+
+
+def test_layers_are_pooled_each_its_own_way(tmp_path):
+    layers = ["C1:avgpool=10,10,4", "C2", "-1:maxpool=2", "pooled:identity"]
+    arguments = [part for layer in layers for part in ("--layer", layer)]
+    result = tinynet(tmp_path / "s", *arguments, "--pool", "gem=2", "--limit", "3")
+    assert result.exit_code == 0, result.output
+    store = featreg.open_store(tmp_path / "s")
+    assert {layer: store[layer].shape for layer in store.layers} == {
+        "C1": (3, 8, 4, 4), "C2": (3, 16), -1: (3, 48, 1, 1), "pooled": (3, 48),
+    }  # fmt: skip
+    assert store.info["C1"].shape(3, 64, 64) == (3, 8, 4, 4)
+    whole = featreg.extract(PHOTOS, tmp_path / "whole", "numpy:tinynet", ["C1", "C2", "C5", "pooled"], limit=3)
+    c1, c2, c5 = (whole[layer][:].astype(float) for layer in ("C1", "C2", "C5"))
+    first = c1[:, :, 0:6, 0:6].sum((2, 3)) / 100  # rows and columns -4 to 5, zeros where there is no image
+    np.testing.assert_allclose(store["C1"][:][:, :, 0, 0], first, rtol=1e-5)
+    np.testing.assert_allclose(store["C2"][:], np.sqrt((c2.clip(1e-6) ** 2).mean((2, 3))), rtol=1e-5)
+    np.testing.assert_allclose(store[-1][:][:, :, 0, 0], c5.max((2, 3)), rtol=1e-6)
+    assert np.array_equal(store["pooled"][:], whole["pooled"][:])
+
+
+def test_flattened_layers(tmp_path):
+    result = tinynet(
+        tmp_path / "s", "--layer", "C4", "--layer", "C5", "--pool", "avgpool=1", "--flatten", "--limit", "2"
+    )
+    assert result.exit_code == 0, result.output
+    store = featreg.open_store(tmp_path / "s")
+    whole = featreg.extract(PHOTOS, tmp_path / "whole", "numpy:tinynet", ["C4", "C5"], limit=2)
+    assert store.manifest.request.flatten
+    for layer in ("C4", "C5"):
+        assert np.array_equal(store[layer][:], whole[layer][:].reshape(2, -1))
+        assert store.info[layer].shape(2, 64, 64) == store[layer].shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--layer", "C1:avgpol=2"], "avgpool"),
+        (["--layer", "C1:"], "no pooling ''"),
+        (["--layer", "C1:avg=10,10,4"], "avgpool=10,10,4"),
+        (["--layer", "C1", "--pool", "mean"], "no pooling 'mean'"),
+        (["--layer", "C1:avg", "--layer", "C1:max"], "more than once"),
+        (["--layer", "pooled:avgpool=2"], "no grid"),
+        (["--layer", "C5:avgpool=3"], "2x2 is too small"),
+    ],
+)
+def test_poolings_that_cannot_be(tmp_path, arguments, said):
+    result = tinynet(tmp_path / "s", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "s").exists()

@@ -157,6 +157,100 @@ def test_class_token_is_asked_for_where_there_is_none() -> None:
         open_net(["tokens", "C1"], pool="cls")
 
 
+def test_pool_by_layer() -> None:
+    extractor = open_net(["C1", -3, "tokens", "pooled"], pool={"C1": "maxpool=2,2,0", "tokens": "cls"})
+    features = extractor(images(2, 3, 12, 16))
+    assert [array.shape for array in features.values()] == [(2, 4, 3, 4), (2, 4, 6, 8), (2, 7), (2, 6)]
+    assert {key: array.shape for key, array in features.items()} == extractor.output_shapes((2, 3, 12, 16))
+    assert features.info["C1"].shape(2, 12, 16) == (2, 4, 3, 4)
+    assert [info.kind for info in extractor.feature_info.values()] == ["map", "map", "vector", "vector"]
+
+
+def test_flatten_after_pooling() -> None:
+    extractor = open_net(["C1", "odd", "tokens", "pooled"], pool={"C1": "avgpool=3,1,0"}, flatten=True)
+    features = extractor(images())
+    assert [array.shape for array in features.values()] == [(2, 4 * 2 * 2), (2, 5 * 3 * 3), (2, 5 * 7), (2, 6)]
+    for infos in (features.info, extractor.feature_info, extractor.describe((8, 8))):
+        assert {key: info.shape(2, 8, 8) for key, info in infos.items()} == {
+            key: array.shape for key, array in features.items()
+        }
+    assert extractor.output_shapes((2, 3, 8, 8))["C1"] == (2, 16)
+    only = open_net("C1", pool="avgpool=3,1,0", flatten=True)
+    assert only(images(1, 3, 12, 8))["C1"].shape == (1, 32) == only.describe((12, 8))["C1"].shape(1, 12, 8)
+    with pytest.raises(errors.InputError, match="was not measured at 12x8"):
+        extractor.feature_info["C1"].shape(1, 12, 8)
+
+
+def test_flattened_rows_are_row_major() -> None:
+    class Counting(Honest):
+        def forward(self, batch: Any) -> Sequence[Any]:
+            shapes = [self.shape(info, batch) for info in self.features]
+            return [np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for shape in shapes]
+
+    assert open_net("C2", Counting, flatten=True)(images())["C2"].ravel().tolist() == list(range(2 * 6 * 2 * 2))
+
+
+def test_a_model_whose_own_size_is_too_small_for_the_pooling() -> None:
+    extractor = open_net(["C2"], pool="avgpool=3,3,0", flatten=True)
+    assert extractor(images(1, 3, 12, 12))["C2"].shape == (1, 6)
+    assert extractor.output_shapes((1, 3, 12, 12)) == {"C2": (1, 6)}
+    for use in (
+        lambda: extractor.feature_info,
+        lambda: extractor(images()),
+        lambda: extractor.output_shapes((1, 3, 8, 8)),
+    ):
+        with pytest.raises(errors.InputError, match="2x2 is too small for the pooling avgpool=3,3,0"):
+            use()
+
+
+def test_a_grid_that_is_not_described_is_measured_for_the_pooling() -> None:
+    class Measuring(Honest):
+        def measure(self, height: int, width: int) -> tuple[FeatureInfo, ...]:
+            grid = MeasuredGrid((height, width), GRIDS["odd"])
+            return tuple(attrs.evolve(info, measured=[grid]) for info in self.features)
+
+    blank = attrs.evolve(INFO, features=[attrs.evolve(INFO.resolve("odd"), measured=())])
+    backend = OneBackend(Measuring, blank)
+    extractor = featreg.create_extractor("fake:net", "odd", registry=OneRegistry(backend), flatten=True)
+    assert extractor.feature_info["odd"].shape(1, 8, 8) == (1, 45)
+    assert extractor.output_shapes((1, 3, 16, 20)) == {"odd": (1, 45)}
+
+
+@pytest.mark.parametrize("pool", ["avgpool=2", {"pooled": "maxpool=2"}, {"tokens": "adaptive_avgpool=2"}])
+def test_grids_of_what_has_none_are_refused_when_the_model_is_opened(pool: Any) -> None:
+    with pytest.raises(errors.CapabilityError, match="no grid"):
+        open_net(["C1", "tokens", "pooled"], pool=pool)
+
+
+def test_a_framework_that_fails_in_pooling() -> None:
+    class Stuck(Honest):
+        def pool(self, array: Any, info: FeatureInfo, pool: Any) -> Any:
+            raise RuntimeError("device lost")
+
+    with pytest.raises(errors.BackendError, match="failed in pool"):
+        open_net("C1", Stuck, pool="avg")(images())
+
+
+@pytest.mark.parametrize(
+    ("layers", "shapes"),
+    [
+        ([0, "C1", -3, "stem"], [(2, 4, 4, 4)] * 4),
+        ([1, -2], [(2, 6, 2, 2)] * 2),
+        ([-1, 2, "odd"], [(2, 5, 3, 3)] * 3),
+    ],
+)
+def test_every_name_of_one_layer_is_a_key_of_its_own(layers: Any, shapes: list[tuple[int, ...]]) -> None:
+    features = open_net(layers)(images())
+    assert list(features) == layers
+    assert [array.shape for array in features.values()] == shapes
+
+
+@pytest.mark.parametrize("layers", [[3], [-4], [0, 0], [-1, -1], ["C1", "C1"], [0, True]])
+def test_indices_that_are_not_there_or_there_twice(layers: Any) -> None:
+    with pytest.raises(errors.LayerError):
+        open_net(layers)
+
+
 def test_closing() -> None:
     backend = OneBackend()
     with featreg.create_extractor("fake:net", "C1", registry=OneRegistry(backend)) as extractor:

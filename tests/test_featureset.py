@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from featreg.errors import CapabilityError, LayerError, MissingDependencyError, SpecError
-from featreg.featureset import FeatureSet, pool_array, to_numpy
+from featreg.arrays import to_numpy
+from featreg.errors import CapabilityError, InputError, LayerError, MissingDependencyError, SpecError
+from featreg.featureset import FeatureSet
 from featreg.spec import FeatureInfo
 
 MAP = FeatureInfo("layer4", 3, 32, "map", level="C5", index=4)
@@ -94,32 +93,6 @@ def test_repr_shows_shapes(features: FeatureSet) -> None:
 
 # --- pooling and flattening -------------------------------------------------------------------------------------------
 
-shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
-
-
-@given(shapes, st.sampled_from(["avg", "max"]))
-def test_pooled_map(shape: tuple[int, int, int, int], how: str) -> None:
-    maps = array(*shape)
-    found = pool_array(maps, FeatureInfo("x", shape[1], 4, "map"), how)
-    assert found.shape == shape[:2]
-    for image in range(shape[0]):
-        for channel in range(shape[1]):
-            values = maps[image, channel].ravel().tolist()
-            wanted = max(values) if how == "max" else sum(values) / len(values)
-            assert found[image, channel] == pytest.approx(wanted, abs=1e-5)
-
-
-@given(st.integers(1, 3), st.integers(0, 3), st.integers(1, 6), st.sampled_from(["avg", "max"]))
-def test_pooled_tokens_leave_the_prefix_out(batch: int, prefix: int, positions: int, how: str) -> None:
-    tokens = array(batch, prefix + positions, 4)
-    found = pool_array(tokens, FeatureInfo("x", 4, 16, "tokens", prefix_tokens=prefix), how)
-    spoilt = tokens.copy()
-    spoilt[:, :prefix] = 1e9
-    assert np.array_equal(found, pool_array(spoilt, FeatureInfo("x", 4, 16, "tokens", prefix_tokens=prefix), how))
-    rows = [tokens[0, prefix + position].astype(float) for position in range(positions)]
-    wanted = np.max(rows, axis=0) if how == "max" else np.sum(rows, axis=0) / positions
-    np.testing.assert_allclose(found[0], wanted, atol=1e-5)
-
 
 def test_class_token(features: FeatureSet) -> None:
     only = FeatureSet(
@@ -147,14 +120,51 @@ def test_unknown_pooling_is_refused_also_for_vectors(how: Any) -> None:
         FeatureSet({"pooled": array(2, 3)}, {"pooled": VECTOR}).pool(how)
 
 
+def test_pools_by_key_and_leaves_the_others(features: FeatureSet) -> None:
+    pooled = features.pool({-1: "maxpool=2,2,0", "tokens": "cls"})
+    assert [array.shape for array in pooled.values()] == [(2, 3, 2, 2), (2, 4), (2, 3)]
+    assert [info.kind for info in pooled.info.values()] == ["map", "vector", "vector"]
+    assert pooled["pooled"] is features["pooled"]
+    assert pooled.info[-1].reduction == 64
+    with pytest.raises(LayerError, match="C4"):
+        features.pool({"C4": "avg"})
+
+
+def test_a_grid_of_what_has_none(features: FeatureSet) -> None:
+    with pytest.raises(CapabilityError, match="'norm', which has no grid"):
+        features.pool("avgpool=2,2,0")
+    with pytest.raises(InputError, match="4x5 is too small for the pooling avgpool=6,1,0"):
+        features.pool({-1: "avgpool=6,1,0"})
+
+
 @pytest.mark.parametrize("batch", [0, 1, 2])
 def test_flatten(batch: int) -> None:
     maps = array(batch, 3, 2, 2)
-    flat = FeatureSet({"C5": maps}, {"C5": MAP}).flatten()
-    assert flat["C5"].shape == (batch, 12) == flat.info["C5"].shape(batch, 9, 9)
+    flat = FeatureSet({"C5": maps}, {"C5": MAP}, input_size=(64, 50)).flatten()
+    assert flat["C5"].shape == (batch, 12) == flat.info["C5"].shape(batch, 64, 50)
     assert flat["C5"].tolist() == [
         [maps[n, c, y, x].item() for c in range(3) for y in range(2) for x in range(2)] for n in range(batch)
     ]
+
+
+@pytest.mark.parametrize("input_size", [(64, 64), None])
+def test_a_flattened_width_is_predicted_for_its_own_size_alone(input_size: tuple[int, int] | None) -> None:
+    flat = FeatureSet({"C5": array(1, 3, 2, 2)}, {"C5": MAP}, input_size).flatten()
+    for size in [(96, 64)] if input_size else [(96, 64), (64, 64)]:
+        with pytest.raises(InputError, match="was not measured"):
+            flat.info["C5"].shape(1, *size)
+
+
+def test_a_grid_that_only_the_array_tells_is_kept() -> None:
+    odd = FeatureInfo("odd", 3, 4, "map", rounding="measured")
+    features = FeatureSet({"odd": array(1, 3, 5, 7)}, {"odd": odd}, input_size=(20, 20))
+    for changed in (features.pool("maxpool=2,1,0"), features.flatten(), features.pool("maxpool=2,1,0").flatten()):
+        assert changed["odd"].shape == changed.info["odd"].shape(1, 20, 20)
+
+
+def test_pickling_keeps_the_input_size() -> None:
+    features = FeatureSet({"C5": array(1, 3, 2, 2)}, {"C5": MAP}, input_size=(64, 64))
+    assert pickle.loads(pickle.dumps(features)).numpy().input_size == (64, 64)
 
 
 # --- conversion -------------------------------------------------------------------------------------------------------

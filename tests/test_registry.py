@@ -325,6 +325,34 @@ def test_listing_runs_no_plugin_code(plugins: Any) -> None:
     assert "fake_raises" not in sys.modules
 
 
+# --- modules of the caller's own -----
+
+
+def test_a_module_goes_to_the_backend_of_its_nearest_class(plugins: Any) -> None:
+    ours = f"{__name__}.{Module.__qualname__}"
+    plugins.backend("general", spec(f"'general', 'absent:B', wraps=['{ours}']"))
+    plugins.backend("special", spec(f"'special', 'absent:B', wraps=['{ours[: -len('Module')]}Special']"))
+    plugins.backend("raises", "raise OSError")
+    backends = registry()
+    assert backends.wrapper(Module()) == "general"
+    assert backends.wrapper(Special()) == "special"
+    assert "absent" not in sys.modules
+
+
+def test_what_no_backend_wraps() -> None:
+    with pytest.raises(errors.CapabilityError, match="Module") as caught:
+        registry(FEATREG_ONLY="numpy").wrapper(Module())
+    assert "featreg doctor" in caught.value.remedy
+
+
+class Module:
+    """A framework's base class, as far as the registry can see."""
+
+
+class Special(Module):
+    """A framework built on top of another."""
+
+
 # --- environment ------------------------------------------------------------------------------------------------------
 
 

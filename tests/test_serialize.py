@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featreg.errors import SpecError
+from featreg.pool import Pool
 from featreg.schema import json_schema
 from featreg.serialize import DOCUMENTS, dumps, from_dict, loads, to_dict
 from featreg.spec import (
@@ -85,10 +86,20 @@ models = st.builds(
     input_rule=rules,
     capabilities=st.lists(st.sampled_from(CAPABILITIES), max_size=4),
 )
+POOLS = (None, "avg", "gem=1e-05", "maxpool=3x2,1,1", Pool("adaptive_avgpool", output=(1, 2)))
+
+
+@st.composite
+def poolings(draw: st.DrawFn) -> dict[str, Any]:
+    layers = draw(st.lists(st.text(min_size=1, max_size=4) | st.integers(-3, 9), min_size=1, max_size=4, unique=True))
+    by_layer = {layer: draw(st.sampled_from(POOLS)) for layer in layers}
+    return {"layers": layers, "pool": draw(st.sampled_from([*POOLS, by_layer])), "flatten": draw(st.booleans())}
+
+
 requests = st.builds(
-    ExtractionRequest,
+    lambda pooling, **fields: ExtractionRequest(**pooling, **fields),
+    pooling=poolings(),
     model=st.text(min_size=1, max_size=9),
-    layers=st.lists(st.text(min_size=1, max_size=4) | st.integers(-3, 9), min_size=1, max_size=4, unique=True),
     output_stride=st.none() | counts,
     options=st.dictionaries(
         st.text(max_size=4), st.lists(st.integers() | st.booleans() | st.none() | st.text(max_size=3), max_size=3)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featreg.errors import CapabilityError, InputError, LayerError, SpecError
+from featreg.pool import Pool
 from featreg.request import thaw
 from featreg.spec import (
     ExtractionRequest,
@@ -170,6 +171,14 @@ INFO = ModelInfo(
 )
 
 
+def test_deviations_are_sentences_in_order() -> None:
+    assert INFO.deviations == ()
+    assert attrs.evolve(INFO, deviations=["b", "a"]).deviations == ("b", "a")
+    for wrong in ("one sentence", [""], [1], None):
+        with pytest.raises(SpecError, match="deviations are sentences"):
+            attrs.evolve(INFO, deviations=wrong)
+
+
 @pytest.mark.parametrize(
     ("layer", "position"),
     [
@@ -210,6 +219,20 @@ def test_resolve_names_the_nearest() -> None:
     assert caught.value.matches == ("features",)
 
 
+def test_blocks_are_the_indices_of_a_model_of_one_stride() -> None:
+    blocks = [FeatureInfo(f"blocks.{k}", 8, 16, "map", index=k, level="C4" if k == 2 else None) for k in range(3)]
+    plain = attrs.evolve(INFO, features=(*blocks, FeatureInfo("norm", 8, 16, "tokens", head="tokens")))
+    assert [plain.resolve(f"block.{k}") for k in range(3)] == list(plain.features[:3])
+    assert plain.is_block("block.2")
+    assert not any(plain.is_block(layer) for layer in ("block.3", "block.-1", "block", 1))
+    with pytest.raises(LayerError) as caught:
+        plain.resolve("block.3")
+    assert "block.2" in caught.value.matches
+    assert not INFO.is_block("block.0"), "several strides"
+    with pytest.raises(LayerError):
+        INFO.resolve("block.0")
+
+
 def test_keys() -> None:
     assert INFO.keys == ("C1", "C2", "features", "pooled")
     assert INFO.id == "timm:net"
@@ -221,6 +244,27 @@ def test_capabilities_are_sorted_and_once() -> None:
         attrs.evolve(INFO, capabilities=("cuda", "tpu"))
     with pytest.raises(SpecError, match="capabilities"):
         attrs.evolve(INFO, capabilities="cuda")
+
+
+def test_a_map_without_one_stride_is_measured() -> None:
+    grids = [MeasuredGrid((20, 30), (2, 3))]
+    info = FeatureInfo("x", 4, None, "map", rounding="measured", measured=grids)
+    assert info.shape(5, 20, 30) == (5, 4, 2, 3)
+    with pytest.raises(InputError, match="not measured at 20x31"):
+        info.shape(5, 20, 31)
+    kinds: list[tuple[Any, Any]] = [("map", "ceil"), ("map", "floor"), ("tokens", "measured")]
+    for kind, rounding in kinds:
+        with pytest.raises(SpecError, match="has reduction None"):
+            FeatureInfo("x", 4, None, kind, rounding=rounding)
+
+
+def test_a_measured_vector_has_its_width_at_the_sizes_listed() -> None:
+    info = FeatureInfo("x", 24, None, "vector", rounding="measured", measured=[MeasuredGrid((20, 30), (2, 3))])
+    assert info.shape(5, 20, 30) == (5, 24)
+    with pytest.raises(InputError, match="not measured at 30x20"):
+        info.shape(5, 30, 20)
+    with pytest.raises(SpecError, match="no grid"):
+        info.grid(20, 30)
 
 
 # --- ExtractionRequest ------------------------------------------------------------------------------------------------
@@ -330,7 +374,8 @@ requests = st.builds(
     model=st.text(min_size=1, max_size=9),
     layers=st.lists(st.text(min_size=1, max_size=4) | st.integers(-3, 9), min_size=1, max_size=4, unique=True),
     weights=st.none() | st.text(min_size=1, max_size=5),
-    pool=st.sampled_from([None, "avg", "max", "cls"]),
+    pool=st.sampled_from([None, "avg", "gem=2.5", "avgpool=3x2,1,1", "adaptive_avgpool=2"]),
+    flatten=st.booleans(),
     output_stride=st.none() | st.integers(1, 64),
     grad=st.booleans(),
     array=st.just("native"),
@@ -345,6 +390,48 @@ def test_request_survives_pickling_copying_and_evolving(made: ExtractionRequest)
         assert hash(again) == hash(made)
         assert again.layers == made.layers
         assert json.dumps(thaw(again.options)) == json.dumps(thaw(made.options))
+
+
+@pytest.mark.parametrize(
+    ("given_", "pools"),
+    [
+        (None, {}),
+        ({}, {}),
+        ({"C2": None}, {}),
+        ("gem", {"C2": Pool("gem"), -1: Pool("gem"), "x": Pool("gem")}),
+        (Pool("avg"), {"C2": Pool("avg"), -1: Pool("avg"), "x": Pool("avg")}),
+        ({"x": "cls", "C2": Pool("avgpool", 2)}, {"C2": Pool("avgpool", 2), "x": Pool("cls")}),
+        ([(np.int64(-1), "max")], {-1: Pool("max")}),
+    ],
+)
+def test_pools(given_: Any, pools: dict[str | int, Pool]) -> None:
+    made = request(layers=["C2", -1, "x"], pool=given_)
+    assert list(made.pools.items()) == list(pools.items())
+    assert pickle.loads(pickle.dumps(made)) == made == attrs.evolve(made)
+
+
+def test_the_order_of_poolings_does_not_count() -> None:
+    one, two = (
+        request(layers=["C2", 0], pool=pool) for pool in ({"C2": "avg", 0: "gem"}, [(0, Pool("gem")), ("C2", "avg")])
+    )
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one != request(layers=["C2", 0], pool={"C2": "avg", 0: "gem=4"})
+    assert request(pool="gem") != request(pool="gem", flatten=True)
+
+
+@pytest.mark.parametrize(
+    "pool", ["mean", "", 3, True, b"avg", ["avg"], [("C2",)], {"C2": 3}, {"C2": "mean"}, object(), {"avg"}, iter(())]
+)
+def test_pools_refused(pool: Any) -> None:
+    with pytest.raises(SpecError):
+        request(layers=["C2", 0], pool=pool)
+
+
+@pytest.mark.parametrize("pool", [{"C3": "avg"}, {"0": "avg"}, {False: "avg"}, [("C2", "avg"), ("C2", "max")]])
+def test_pools_of_other_layers_are_refused(pool: Any) -> None:
+    with pytest.raises(LayerError):
+        request(layers=["C2", 0], pool=pool)
 
 
 @given(requests, st.sampled_from(["model", "weights", "device"]))
@@ -371,3 +458,13 @@ def test_no_shape_is_predicted_for_a_size_that_the_model_does_not_take() -> None
 def test_shapes_are_asked_for_by_whole_numbers(numbers: tuple[Any, ...]) -> None:
     with pytest.raises(InputError, match="whole numbers"):
         FeatureInfo("x", 3, 2, "map").shape(*numbers)
+
+
+def test_tokens_that_are_no_patches_are_as_many_at_every_size() -> None:
+    feature = FeatureInfo("transformer.resblocks.11", 512, None, "tokens", length=77, input_rule=InputRule((224, 224)))
+    assert feature.shape(2, 224, 224) == feature.shape(2, 1, 7) == (2, 77, 512)
+    with pytest.raises(SpecError, match="no grid"):
+        feature.grid(224, 224)
+    for wrong in ({"reduction": 16}, {"kind": "map"}, {"kind": "vector"}, {"length": 0}, {"length": None}):
+        with pytest.raises(SpecError):
+            attrs.evolve(feature, **wrong)

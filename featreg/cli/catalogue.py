@@ -25,11 +25,27 @@ __all__ = [
     "failure_fields",
     "json_option",
     "models",
-    "nodes",
     "print_json",
+    "size_option",
 ]
 
+
+def _parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)(?:[xX]([1-9]\d*))?", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a size; write 224, or 224x320 for height x width", ctx, param)
+    return int(match[1]), int(match[2] or match[1])
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+size_option = click.option(
+    "--size",
+    metavar="H[xW]",
+    callback=_parse_size,
+    help="The height and width of the images; by default the model's own.",
+)
 
 
 @attrs.frozen
@@ -136,36 +152,7 @@ def models(backend: str, pattern: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("model", metavar="BACKEND:MODEL")
-@json_option
-def nodes(model: str, as_json: bool) -> None:
-    """List the native names of a model.
-
-    One name a line, as --layer and layers=[...] take them, besides the levels, indices and heads of 'featreg describe'.
-    """
-    names = featreg.list_nodes(model)
-    if as_json:
-        print_json(list(names))
-    else:
-        click.echo("\n".join(names))
-
-
-def _parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d*)(?:[xX]([1-9]\d*))?", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a size; write 224, or 224x320 for height x width", ctx, param)
-    return int(match[1]), int(match[2] or match[1])
-
-
-@click.command()
-@click.argument("model", metavar="BACKEND:MODEL")
-@click.option(
-    "--size",
-    metavar="H[xW]",
-    callback=_parse_size,
-    help="The height and width of the images; by default the model's own.",
-)
+@size_option
 @json_option
 def describe(model: str, size: tuple[int, int] | None, as_json: bool) -> None:
     """Show every layer of a model.
@@ -212,6 +199,7 @@ def _header(info: ModelInfo) -> str:
         "preprocess": _steps_text(info.preprocess),
         "normalise": _normalise_text(info.preprocess),
         "capabilities": ", ".join(info.capabilities) or "none beyond the minimum",
+        **({"deviations": "; ".join(info.deviations)} if info.deviations else {}),
     }
     return f"{info.id} at {_size_text(info.input_size)}\n{format_fields(fields)}"
 

@@ -10,8 +10,12 @@ import click
 
 from featreg.cli.tables import format_table
 from featreg.errors import FeatregError, StoreError
+from featreg.pool import FORMS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featreg.spec import Layer
     from featreg.stores import FeatureStore
 
 __all__ = ["extract"]
@@ -31,7 +35,16 @@ _INTEGER = re.compile(r"-?[0-9]+")
 @click.argument("source")
 @click.argument("store")
 @click.option("--model", required=True, metavar="BACKEND:MODEL", help="As 'featreg models BACKEND' lists them.")
-@click.option("--layer", "layers", multiple=True, required=True, help="Level, head, index or native name; repeatable.")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    required=True,
+    metavar="LAYER[:POOL]",
+    help="Level, head, index or native name, with a pooling of its own, as in C4:avgpool=10,10,4; repeatable.",
+)
+@click.option("--pool", metavar="POOL", help=f"How the layers without one of their own are pooled: {FORMS}.")
+@click.option("--flatten", is_flag=True, help="Make one vector of each image's features, after pooling.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images at a time.")
 @click.option("--device", default=None, help="Where the model runs, such as cpu or cuda:0.  [default: cpu]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: float32]")
@@ -50,6 +63,7 @@ def extract(
     store: str,
     model: str,
     layers: tuple[str, ...],
+    pool: str | None,
     batch_size: int,
     limit: int | None,
     overwrite: bool,
@@ -63,12 +77,14 @@ def extract(
     """
     import featreg
 
+    asked = [_parse_layer(layer) for layer in layers]
     try:
         result = featreg.extract(
             source,
             store,
             model,
-            [int(layer) if _INTEGER.fullmatch(layer) else layer for layer in layers],
+            [layer for layer, _ in asked],
+            pool=_pooling(asked, pool),
             batch_size=batch_size,
             limit=limit,
             overwrite=overwrite,
@@ -88,6 +104,20 @@ def extract(
             f"no image could be read and extracted: all {len(result)} rows of {result.path} are errors", err=True
         )
         ctx.exit(NOTHING_READ)
+
+
+def _parse_layer(text: str) -> tuple[Layer, str | None]:
+    """A layer and the text of its pooling: ``C4:avgpool=10,10,4``; no library has names with a colon."""
+    name, colon, pool = text.partition(":")
+    layer = int(name) if _INTEGER.fullmatch(name) else name
+    return layer, pool if colon else None
+
+
+def _pooling(layers: Sequence[tuple[Layer, str | None]], rest: str | None) -> Any:
+    """One pooling for all, or those of the layers that have their own, ``rest`` for the others."""
+    if all(own is None for _, own in layers):
+        return rest
+    return [(layer, rest if own is None else own) for layer, own in layers]
 
 
 def _notes(error: BaseException) -> str:

@@ -18,7 +18,7 @@ COMMANDS = {
     "backends": ("featreg.cli.catalogue:backends", "List the installed backends and whether they work."),
     "models": ("featreg.cli.catalogue:models", "List the models of a backend."),
     "describe": ("featreg.cli.catalogue:describe", "Show every layer of a model."),
-    "nodes": ("featreg.cli.catalogue:nodes", "List the native names of a model."),
+    "nodes": ("featreg.cli.nodes:nodes", "List the native names of a model."),
     "extract": (
         "featreg.cli.extract:extract",
         "Run a model over the images in the folder SOURCE and write their features to STORE.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from featreg.extras import data_extra
 from featreg.preprocess import crop_size
 from featreg.registry import Registry, default_registry
 from featreg.sources import Sample, Source, open_source
-from featreg.spec import ExtractionRequest, Layer
+from featreg.spec import ExtractionRequest, FeatureInfo, Layer, Size
 from featreg.stores import FeatureStore
 from featreg.stores.layout import FORMAT, LayerRecord, Manifest, SourceRecord, array_names
 from featreg.stores.writer import StoreWriter, check_free, replacement
@@ -100,7 +100,8 @@ def extract(
 
 
 def _manifest(source: Source, samples: Sequence[Sample], extractor: Extractor, registry: Registry) -> Manifest:
-    shapes = _row_shapes(extractor)
+    infos, size = _row_infos(extractor)
+    shapes = {key: info.shape(1, *size)[1:] for key, info in infos.items()}
     dtype = "float16" if extractor.request.dtype == "float16" else "float32"  # Zarr has no bfloat16
     row_bytes = sum(math.prod(shape) for shape in shapes.values()) * np.dtype(dtype).itemsize
     names = array_names(extractor.request.layers)
@@ -112,15 +113,13 @@ def _manifest(source: Source, samples: Sequence[Sample], extractor: Extractor, r
         task_rows=task_rows(row_bytes),
         request=extractor.request,
         fingerprint=fingerprint(extractor, registry),
-        layers=tuple(
-            LayerRecord(key, names[key], extractor.feature_info[key], shape, dtype) for key, shape in shapes.items()
-        ),
+        layers=tuple(LayerRecord(key, names[key], info, shapes[key], dtype) for key, info in infos.items()),
         source=SourceRecord(source.uri, source.kind, source.classes, source.skipped, source.stray),
     )
 
 
-def _row_shapes(extractor: Extractor) -> dict[Layer, tuple[int, ...]]:
-    """The shape of one row of every layer; raises CapabilityError where there is no one shape."""
+def _row_infos(extractor: Extractor) -> tuple[Mapping[Layer, FeatureInfo], Size]:
+    """The layers as they are for the size of the crops; raises CapabilityError where the rows have no one shape."""
     request, size = extractor.request, crop_size(extractor.preprocess)
     if any(info.head == "text_embedding" for info in extractor.feature_info.values()):
         raise CapabilityError("texts cannot be extracted from images", "image layers", str(list(request.layers)))
@@ -130,7 +129,7 @@ def _row_shapes(extractor: Extractor) -> dict[Layer, tuple[int, ...]]:
         raise CapabilityError(
             f"{request.model} crops to no fixed size, and the rows of a store have one shape", "a crop size", "None"
         )
-    return {key: shape[1:] for key, shape in extractor.output_shapes((1, 3, *size)).items()}
+    return extractor.describe(size), size
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import attrs
 import numpy as np
 
 from featreg.plugin import (
@@ -18,6 +19,7 @@ from featreg.plugin import (
     ExtractionRequest,
     FeatureInfo,
     ModelInfo,
+    NodeInfo,
     Preprocess,
     Size,
     errors,
@@ -50,6 +52,11 @@ class NumpyBackend(Backend):
         capabilities = ("native_array", "native_names")
         features = (*stages, *heads)
         return ModelInfo("numpy", model, input_size or (64, 64), features, PREPROCESS, capabilities=capabilities)
+
+    def nodes(self, model: str, input_size: Size | None = None, train: bool = False) -> Sequence[NodeInfo]:
+        types = {"pool": "mean", "classifier": "linear"}
+        found = super().nodes(model, input_size, train)
+        return tuple(attrs.evolve(node, type=types.get(node.name, "convolution")) for node in found)
 
     def open(self, request: ExtractionRequest) -> BackendExtractor:
         if request.device != "cpu":

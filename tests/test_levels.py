@@ -1,0 +1,263 @@
+"""The rule for levels on small made-up networks, told step by step as a backend would."""
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featreg.levels import Step, Transformer, find_levels, find_transformer, level_of
+
+
+def leaf(name, stride=None, **fields):
+    return [Step(name, stride, output=name, **fields)]
+
+
+def conv(name, stride, kernel=3, channels=8):
+    return leaf(name, stride, kernel=(kernel, kernel), channels=channels, type="Conv2d")
+
+
+def below(name, *children):
+    """Steps as they are told from inside a container: longer names, and tensors of their own."""
+    steps = [step for child in children for step in child]
+    return [attrs.evolve(step, name=f"{name}.{step.name}", output=f"{name} {step.output}") for step in steps]
+
+
+def holder(name, *children, called=True):
+    """A container that hands on what its last child gives; ``called`` False: its children are run by its parent."""
+    inside = below(name, *children)
+    if not called:
+        return inside
+    last = next(step for step in reversed(inside))
+    return [*inside, Step(name, last.stride, tokens=last.tokens, output=last.output, type="Sequential")]
+
+
+def block(name, stride, before=None):
+    """A residual block as fx and hooks both see it: an operation at the old stride, one at the new, its own sum."""
+    inside = [*conv("conv1", before or stride), *leaf("norm", before or stride, passive=True), *conv("conv2", stride)]
+    return [*below(name, inside), Step(name, stride, output=f"sum of {name}", type="Block")]
+
+
+def chain(*children):
+    return [step for child in children for step in child]
+
+
+def named(steps, width=None):
+    return {level.level: level.name for level in find_levels(steps, width)}
+
+
+def resnet(called=True):
+    return chain(
+        conv("conv1", 2),
+        leaf("bn1", 2, passive=True),
+        leaf("relu", 2),
+        leaf("maxpool", 4),
+        holder("layer1", block("0", 4), block("1", 4), called=called),
+        holder("layer2", block("0", 8, 4), block("1", 8), called=called),
+        holder("layer3", block("0", 16, 8), called=called),
+        leaf("avgpool"),
+        leaf("fc"),
+    )
+
+
+def test_a_stage_ends_a_level_and_never_an_operation_inside_the_next():
+    steps = resnet()
+    assert [step.name for step in steps if step.stride == 4][-1] == "layer2.0.norm"
+    assert named(steps) == {"C1": "relu", "C2": "layer1", "C3": "layer2", "C4": "layer3"}
+    assert [level.stride for level in find_levels(steps)] == [2, 4, 8, 16]
+
+
+def test_stages_that_are_no_modules_that_run_give_their_last_block():
+    assert named(resnet(called=False)) == {"C1": "relu", "C2": "layer1.1", "C3": "layer2.1", "C4": "layer3.0"}
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_wrappers_change_only_the_prefix(depth):
+    steps = resnet()
+    prefix = ""
+    for _ in range(depth):
+        steps, prefix = holder("net", steps), f"net.{prefix}"
+    assert named(steps) == {level: prefix + name for level, name in named(resnet()).items()}
+
+
+def test_a_container_that_halves_more_than_once_is_cut():
+    steps = holder("features", conv("0", 2), block("1", 4, 2), block("2", 4), block("3", 8, 4))
+    steps = chain(steps, leaf("pool"), leaf("fc"))
+    assert named(steps) == {"C1": "features.0", "C2": "features.2", "C3": "features.3"}
+
+
+def test_a_container_that_works_on_its_last_part_is_itself_the_last_unit():
+    inner = holder("body", conv("0", 2), block("1", 4, 2), leaf("norm", 4, passive=True))
+    own = attrs.evolve(inner[-1], output="relu of the norm")
+    assert named([*inner[:-1], own])["C2"] == "body"
+    assert named(inner)["C2"] == "body.1"
+
+
+def test_norms_and_layout_alone_end_no_level():
+    layout = chain(leaf("norm", 4, passive=True), leaf("permute", 4, passive=True))
+    steps = chain(conv("stem", 2), block("stage", 4, 2), layout)
+    assert named(steps) == {"C1": "stem", "C2": "stage"}
+    head = holder("head", leaf("norm", 4, passive=True), leaf("drop", 4, passive=True))
+    assert named([*steps, *head]) == {"C1": "stem", "C2": "stage"}
+
+
+def test_the_activation_after_a_closing_norm_ends_the_level():
+    steps = chain(conv("stem", 2), block("stage", 4, 2), leaf("norm", 4, passive=True), leaf("relu", 4))
+    assert named(steps) == {"C1": "stem", "C2": "relu"}
+
+
+def test_of_two_candidates_the_later_one_is_taken():
+    efficientnet = chain(conv("stem", 2, channels=32), block("1", 2), block("2", 4, 2))
+    assert named(efficientnet) == {"C1": "1", "C2": "2"}
+
+
+def closing(kernel=1, channels=1280, stride=4):
+    last = holder("last", conv("0", stride, kernel, channels), leaf("1", stride, passive=True), leaf("2", stride))
+    return chain(conv("stem", 2), block("stage", 4, 2), last, leaf("pool"), leaf("fc"))
+
+
+def test_a_closing_pointwise_convolution_that_feeds_the_classifier_is_no_part_of_the_level():
+    assert named(closing(), 1280) == {"C1": "stem", "C2": "stage"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "width"),
+    [(closing(), 1024), (closing(), None), (closing(kernel=3), 1280), (closing(channels=960), 1280)],
+    ids=["a hidden layer follows", "no classifier", "no pointwise one", "other channels"],
+)
+def test_other_last_convolutions_are(steps, width):
+    assert named(steps, width)["C2"] == "last"
+
+
+def test_a_closing_convolution_that_halves_is_a_level_of_its_own():
+    assert named(closing(stride=8), 1280) == {"C1": "stem", "C2": "stage", "C3": "last"}
+
+
+def test_a_closing_convolution_in_parts_takes_norm_and_activation_with_it():
+    parts = chain(conv("conv_head", 4, 1, 1280), leaf("bn2", 4, passive=True), leaf("act2", 4))
+    steps = chain(conv("stem", 2), block("stage", 4, 2), parts)
+    assert named(steps, 1280) == {"C1": "stem", "C2": "stage"}
+
+
+def test_a_stage_that_downsamples_at_its_end_gives_its_last_block():
+    steps = chain(
+        conv("patch", 4),
+        holder("stage1", holder("blocks", block("0", 4), block("1", 4), called=False), conv("down", 8, 2)),
+        holder("stage2", holder("blocks", block("0", 8), block("1", 8), called=False)),
+    )
+    assert named(steps) == {"C2": "stage1.blocks.1", "C3": "stage2"}
+
+
+def test_a_transition_of_operations_is_one_unit():
+    transition = holder("t", leaf("norm", 4, passive=True), leaf("relu", 4), conv("conv", 4, 1), leaf("pool", 8))
+    steps = chain(conv("stem", 2), block("dense1", 4, 2), transition, block("dense2", 8))
+    assert named(steps)["C2"] == "dense1"
+
+
+def test_a_decoder_is_no_part_of_the_levels():
+    down = chain(block("e1", 1), block("e2", 2, 1), block("e3", 4, 2), block("e4", 4))
+    up = chain(leaf("up1", 2), block("d2", 2), leaf("up2", 1), block("d1", 1))
+    assert named([*down, *up]) == {"C0": "e1", "C1": "e2", "C2": "e4"}
+
+
+def test_adaptive_and_odd_grids_are_none():
+    assert named([*resnet()[:-2], *leaf("pool7", 37)]) == named(resnet())
+
+
+def test_a_network_of_one_odd_stride_has_the_nearest_level():
+    assert named(chain(conv("stem", 14), block("0", 14), block("1", 14))) == {"C4": "1"}
+    assert [level_of(stride) for stride in (1, 7, 14, 16, 32, 128)] == ["C0", "C3", "C4", "C4", "C5", "C7"]
+
+
+def test_a_stage_that_gives_lists_is_cut_and_a_block_that_does_is_passed_over():
+    lists = [attrs.evolve(step, stride=None) if step.name == "stage2" else step
+             for step in holder("stage2", block("0", 8, 4), block("1", 8))]  # fmt: skip
+    steps = chain(conv("stem", 2), holder("stage1", block("0", 4, 2)), lists)
+    assert named(steps) == {"C1": "stem", "C2": "stage1", "C3": "stage2.1"}
+    opaque = [attrs.evolve(step, stride=None) if step.name == "b" else step for step in block("b", 8, 4)]
+    assert named(chain(conv("stem", 2), holder("stage1", block("0", 4, 2)), opaque)) == {"C1": "stem", "C2": "stage1"}
+
+
+def test_nothing_gives_no_levels():
+    assert find_levels([]) == []
+    assert find_levels([Step("fc")], 10) == []
+    assert find_transformer([], (224, 224)) is None
+
+
+@st.composite
+def backbones(draw):
+    """A stem, then stages of blocks, each stage at the stride before or at twice it, with its expected levels."""
+    stride = draw(st.sampled_from([1, 2, 4]))
+    steps, expected = conv("stem", stride), {stride: "stem"}
+    for number in range(draw(st.integers(1, 5))):
+        before, stride = stride, stride * draw(st.sampled_from([1, 2]))
+        name, called = f"stage{number}", draw(st.booleans())
+        count = draw(st.integers(1, 3))
+        blocks = [block(str(k), stride, before if k == 0 else stride) for k in range(count)]
+        steps = [*steps, *holder(name, *blocks, called=called)]
+        expected[stride] = name if called else f"{name}.{count - 1}"
+        if draw(st.booleans()):
+            steps += leaf(f"norm{number}", stride, passive=True)
+    return steps, expected
+
+
+@given(backbones(), st.integers(0, 2), st.booleans())
+def test_the_last_block_of_each_stride_whatever_the_nesting(backbone, wrappers, headed):
+    steps, expected = backbone
+    prefix = ""
+    for _ in range(wrappers):
+        steps, prefix = holder("net", steps), f"net.{prefix}"
+    if headed:
+        steps = [*steps, *leaf("pool"), *leaf("fc")]
+    found = find_levels(steps, 10)
+    assert {level.stride: level.name for level in found} == {s: prefix + name for s, name in expected.items()}
+    assert [level.stride for level in found] == sorted(expected)
+    assert all(level.level == level_of(level.stride) for level in found)
+
+
+@given(backbones())
+def test_levels_are_whole_modules_or_operations_outside_of_blocks(backbone):
+    steps, _ = backbone
+    inside = {step.name for step in steps if step.name.rpartition(".")[2] in ("conv1", "norm", "conv2")}
+    assert not inside & {level.name for level in find_levels(steps)}
+
+
+def tokens(name, length, width=192, **fields):
+    return [Step(name, tokens=(length, width), output=name, **{"type": "Layer", **fields})]
+
+
+def vit(depth=4, prefix=1, patch=16, size=(224, 224)):
+    length = prefix + (size[0] // patch) * (size[1] // patch)
+    blocks = [
+        chain(
+            tokens(f"blocks.{k}.norm1", length, type="LayerNorm", passive=True),
+            tokens(f"blocks.{k}.norm2", length, type="LayerNorm", passive=True),
+            tokens(f"blocks.{k}.fc1", length, 768, type="Linear"),
+            tokens(f"blocks.{k}.fc2", length, type="Linear"),
+            tokens(f"blocks.{k}", length, type="Block"),
+        )
+        for k in range(depth)
+    ]
+    return chain(conv("patch_embed", patch), *blocks, tokens("norm", length, type="LayerNorm", passive=True))
+
+
+@given(st.integers(2, 6), st.integers(0, 5), st.sampled_from([8, 14, 16, 32]), st.integers(1, 3), st.integers(1, 3))
+def test_a_plain_transformer_has_blocks_of_one_stride_and_counts_its_prefix(depth, prefix, patch, rows, columns):
+    size = (patch * (rows + 1), patch * (columns + 1))
+    names = tuple(f"blocks.{k}" for k in range(depth))
+    assert find_transformer(vit(depth, prefix, patch, size), size) == Transformer(names, patch, prefix)
+
+
+def test_a_transformer_that_goes_back_to_a_map_by_layout_alone_is_plain():
+    assert find_transformer([*vit(), *leaf("permute", 16, passive=True)], (224, 224)) is not None
+
+
+def test_networks_with_tokens_that_are_no_plain_transformers():
+    size = (224, 224)
+    assert find_transformer(resnet(), size) is None
+    assert find_transformer(vit(1), size) is None
+    assert find_transformer([*vit(), *conv("neck", 16)], size) is None
+    pyramid = chain(vit(), below("s2", vit(patch=32)))
+    assert find_transformer(pyramid, size) is None
+    mobilevit = chain(conv("stem", 8), below("mv", vit(prefix=0)))
+    assert find_transformer(chain(mobilevit, conv("mv.project", 16), block("last", 32, 16)), size) is None
+    assert find_transformer(vit()[1:], size) is None
