@@ -1,7 +1,28 @@
-"""The torch runtime that featreg's torch backends share: devices, taps, shapes, weights; no models of its own.
+"""The torch runtime that featreg's torch backends share, and the backend ``torch`` for modules of the caller's own.
 
 This module imports no framework: plugins read :data:`CAPABILITIES` from it when they declare their backends.
 """
 
+from __future__ import annotations
+
+from featreg.plugin import BackendSpec, hookimpl
+
 CAPABILITIES = ("bfloat16", "cuda", "float16", "grad", "native_array", "native_names", "weights")
 """What every backend on this runtime supports."""
+
+
+@hookimpl
+def featreg_backends() -> list[BackendSpec]:
+    """The one backend of this plugin."""
+    return [
+        BackendSpec(
+            name="torch",
+            factory="featreg_torch.own:OwnModules",
+            requirements=("torch>=2.4",),
+            capabilities=tuple(name for name in CAPABILITIES if name != "weights"),
+            summary="your own torch modules, through featreg.from_module",
+            url="https://pytorch.org",
+            install='pip install "featreg[torch]"',
+            wraps=("torch.nn.modules.module.Module",),
+        )
+    ]

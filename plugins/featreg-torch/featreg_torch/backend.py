@@ -12,14 +12,25 @@ import attrs
 import torch
 from torch import nn
 
-from featreg.plugin import Backend, ExtractionRequest, FeatureInfo, ModelInfo, Preprocess, Size, errors
+from featreg.plugin import (
+    Backend,
+    ExtractionRequest,
+    ModelInfo,
+    NodeInfo,
+    Preprocess,
+    Size,
+    check_refused,
+    errors,
+)
 from featreg_torch.blueprint import Blueprint, Plan
+from featreg_torch.cut import drop_unused
 from featreg_torch.device import DTYPES, find_device
 from featreg_torch.extractor import TorchExtractor
+from featreg_torch.projection import LAYER, build_projection, check_head, report_head
 from featreg_torch.shapes import build_on_meta
 from featreg_torch.state import factory_defaults, seeded
-from featreg_torch.taps import Outlet, Take
-from featreg_torch.weights import is_path, load_into, read_checkpoint
+from featreg_torch.tapping import Tapping
+from featreg_torch.weights import Checkpoint, is_path, load_into, pair_in_order, read_checkpoint
 
 __all__ = ["TorchBackend", "Variant"]
 
@@ -48,6 +59,12 @@ class TorchBackend(Backend):
 
     name: ClassVar[str]
     capabilities: ClassVar[tuple[str, ...]]
+    package: ClassVar[str | None] = None
+    """The plugin's package, where its ``refused.toml`` lies; None where it refuses no model."""
+    options: ClassVar[tuple[str, ...]] = ("ema", "head", "names")
+    """What ``options`` of a request may hold, besides what :meth:`check_options` says."""
+    hubs: ClassVar[tuple[str, ...]] = ()
+    """The prefixes of ``weights`` that the library resolves by itself, such as ``"hf-hub:"``."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -87,14 +104,41 @@ class TorchBackend(Backend):
         """The tag that ``weights="default"`` stands for; None where the variant's own is meant."""
         return variant.tag
 
+    def cache(self, variant: Variant) -> str:
+        """The folder where the library keeps the pretrained weights of a variant that it has downloaded."""
+        return f"{torch.hub.get_dir()}/checkpoints"
+
     def supported(self, variant: Variant) -> Sequence[str]:
         """The capabilities of one model; all of the backend's, unless a library says otherwise."""
         return self.capabilities
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Refuse options that the backend does not have."""
-        if options:
-            raise errors.CapabilityError(f"the backend {self.name!r} takes no options", got=", ".join(options))
+        """Refuse options that the backend does not have, and values that they do not take.
+
+        ``ema`` False takes the weights as trained from a checkpoint that also has their moving average, ``head``
+        describes the projection that the layer ``"head"`` stands for, and ``names`` ``"order"`` pairs the weights of a
+        checkpoint from another library with the model's in order (see :func:`featreg.map_in_order`).
+        """
+        for option in options:
+            if option not in self.options:
+                raise errors.CapabilityError(
+                    f"the backend {self.name!r} has no option {option!r}",
+                    f"some of {', '.join(self.options)}",
+                    repr(option),
+                    errors.near_matches(option, self.options),
+                )
+        if not isinstance(options.get("ema", True), bool):
+            raise errors.SpecError("the option 'ema' is a switch", "true or false", repr(options["ema"]))
+        if options.get("names", "order") != "order":
+            raise errors.SpecError("the option 'names' has one value", "'order'", repr(options["names"]))
+        check_head(options)
+
+    def convert(self, checkpoint: Checkpoint, network: nn.Module, variant: Variant) -> Checkpoint:
+        """The weights of a file under the names of the library's network, where other programs name them otherwise."""
+        return checkpoint
+
+    def finish(self, network: nn.Module, variant: Variant) -> None:
+        """Do to a network with its weights what must be done before those that no layer needs are dropped."""
 
     def extractor(self, request: ExtractionRequest, **parts: Any) -> TorchExtractor:
         """The extractor of an opened network; ``parts`` are the arguments of :class:`TorchExtractor`."""
@@ -105,70 +149,85 @@ class TorchBackend(Backend):
     def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
         return self._info(self.variant(model), model, input_size)
 
-    def nodes(self, model: str) -> Sequence[str]:
-        return self._blueprint(self.variant(model)).names
+    def nodes(self, model: str, input_size: Size | None = None, train: bool = False) -> Sequence[NodeInfo]:
+        return self._blueprint(self.variant(model)).nodes(input_size)
 
     def open(self, request: ExtractionRequest) -> TorchExtractor:
         self.check_options(request.options)
         device = find_device(request.device)
         variant = self._requested(request)
-        blueprint = self._blueprint(variant)
-        info = self._info(variant, request.model, None)
-        outlets = [blueprint.outlet(layer, info) for layer in request.layers]
-        readings, events = blueprint.read(outlets), blueprint.events(outlets)
-        network = self._load(variant, request.weights).eval().to(device, DTYPES[request.dtype])
-        takes = [Take(reading.info, reading.stored, reading.prefix_tokens) for reading in readings]
-        taps = blueprint.tap(network, [outlet.source for outlet in outlets], takes, events)
-        return self.extractor(
-            request,
-            info=info,
-            features=tuple(reading.info for reading in readings),
-            network=network,
-            taps=taps.eval(),
-            device=device,
-            dtype=DTYPES[request.dtype],
-            grad=request.grad,
-            measure=functools.partial(_measure, blueprint, outlets, stop_after=events),
-        )
+        checkpoint = self._checkpoint(request)
+        blueprint, info = self._blueprint(variant), self._info(variant, request.model, None)
+        tapping = Tapping(blueprint, info, request.layers, self._projection(request, checkpoint, blueprint, info))
+        network = self._load(variant, request.weights)
+        if checkpoint is not None and "names" in request.options:
+            checkpoint = pair_in_order(network, checkpoint)
+        report = None
+        if checkpoint is not None:
+            report = load_into(network, self.convert(checkpoint, network, variant), tapping.spare)
+        self.finish(network, variant)
+        module = tapping.module(network)
+        drop_unused(network, tapping.used())
+        module.eval().to(device, DTYPES[request.dtype])
+        extractor = self.extractor(request, **tapping.parts(module, device, request))
+        extractor.weights_report = report_head(report, checkpoint, request.layers)
+        return extractor
+
+    def _checkpoint(self, request: ExtractionRequest) -> Checkpoint | None:
+        if request.weights is None or request.weights.startswith(self.hubs) or not is_path(request.weights):
+            return None
+        with factory_defaults("cpu"):
+            return read_checkpoint(request.weights, average=request.options.get("ema", True))
+
+    def _projection(
+        self, request: ExtractionRequest, checkpoint: Checkpoint | None, blueprint: Blueprint, info: ModelInfo
+    ) -> nn.Sequential | None:
+        """The projection head that a request asks for; None for a model with a layer of that name of its own."""
+        if LAYER not in request.layers or LAYER in blueprint.names:
+            return None
+        with seeded(), factory_defaults("cpu"):
+            return build_projection(request.options, checkpoint, info.resolve("pooled").channels)
 
     def _requested(self, request: ExtractionRequest) -> Variant:
         variant = attrs.evolve(self.variant(request.model), output_stride=request.output_stride)
-        if request.weights is None or is_path(request.weights):
+        weights = request.weights
+        if weights is not None and weights.startswith(self.hubs):
+            return attrs.evolve(variant, tag=weights)
+        if weights is None or is_path(weights):
             return variant
-        if request.weights == "default":
+        if weights == "default":
             return attrs.evolve(variant, tag=self.default_tag(variant))
         tags = self.tags(variant)
-        if request.weights not in tags:
+        if weights not in tags:
             raise errors.WeightsError(
-                f"{self.name} has no weights {request.weights!r} for {variant.model}",
+                f"{self.name} has no weights {weights!r} for {variant.model}",
                 f"one of {', '.join(tags) or '(none)'}",
-                repr(request.weights),
-                errors.near_matches(request.weights, tags),
+                repr(weights),
+                errors.near_matches(weights, tags),
                 "or pass the path of a checkpoint file",
             )
-        return attrs.evolve(variant, tag=request.weights)
+        return attrs.evolve(variant, tag=weights)
 
     def _info(self, variant: Variant, model: str, input_size: Size | None) -> ModelInfo:
         blueprint = self._blueprint(variant)
         size = input_size or blueprint.native
         blueprint.rule.check(*size)
-        features = _measure(blueprint, blueprint.outlets, size)
+        features = blueprint.measure(blueprint.outlets, size)
         preprocess, capabilities = self.preprocess(variant), self.supported(variant)
         return ModelInfo(self.name, model, size, features, preprocess, blueprint.rule, capabilities)
 
     def _draw(self, variant: Variant) -> Blueprint:
+        if self.package is not None:
+            check_refused(self.package, variant.model)
         with self._lock:
             network = build_on_meta(lambda: self.build(variant))
             return Blueprint(network, self.plan(network, variant), self.native_size(variant))
 
     def _load(self, variant: Variant, weights: str | None) -> nn.Module:
         with seeded(), factory_defaults("cpu"):
-            if weights is not None and not is_path(weights):
+            if weights is not None and (weights.startswith(self.hubs) or not is_path(weights)):
                 return self._tagged(variant, variant.tag or weights)
-            network = self.build(variant)
-            if weights is not None:
-                load_into(network, read_checkpoint(weights), weights)
-            return network
+            return self.build(variant)
 
     def _tagged(self, variant: Variant, tag: str) -> nn.Module:
         try:
@@ -178,13 +237,8 @@ class TorchBackend(Backend):
         except Exception as error:
             raise errors.WeightsError(
                 f"the pretrained weights {tag!r} of {self.name}:{variant.model} cannot be had",
-                f"a tag that the library can download or has in its cache ({torch.hub.get_dir()}, or HF_HOME)",
+                f"the weights in the cache {self.cache(variant)}, or a network to load them from",
                 f"{type(error).__name__}: {error}",
-                remedy="pass the path of a checkpoint file as weights, or weights=None for random ones",
+                remedy="load them once while online, or pass the path of a checkpoint file as weights "
+                "(weights='/path/to/file.safetensors'); weights=None gives random ones",
             ) from error
-
-
-def _measure(
-    blueprint: Blueprint, outlets: Sequence[Outlet], size: Size, stop_after: int | None = None
-) -> tuple[FeatureInfo, ...]:
-    return tuple(reading.info for reading in blueprint.read(outlets, size, stop_after))

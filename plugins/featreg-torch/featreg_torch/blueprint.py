@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -9,9 +10,11 @@ from typing import Protocol
 import attrs
 from torch import nn
 
-from featreg.plugin import FeatureInfo, ModelInfo, Size, errors
-from featreg_torch.shapes import Shape, find_input_rule, probe, read_shapes
-from featreg_torch.taps import Copy, HookTaps, Outlet, Stored
+from featreg.plugin import FeatureInfo, ModelInfo, NodeInfo, Size, errors
+from featreg_torch.cut import touched
+from featreg_torch.rules import find_input_rule
+from featreg_torch.shapes import Shape, probe, read_shapes
+from featreg_torch.taps import Glance, HookTaps, Outlet, Stored
 
 __all__ = ["Blueprint", "Plan", "Reading", "Tapper"]
 
@@ -28,13 +31,17 @@ class Tapper(Protocol):
 class Plan:
     """What a library says of a network: its outlets, every native name, and how to tap it.
 
-    ``tap`` works on every network that was built alike; ``prefix_tokens`` stand before the patch tokens.
+    ``tap`` works on every network that was built alike; ``prefix_tokens`` stand before the patch tokens; ``sequences``
+    are the names whose tokens are no patches, ``stored`` is how the network lays out its maps where that is known (see
+    :class:`~featreg_torch.taps.Outlet`).
     """
 
     outlets: Sequence[Outlet]
     names: Sequence[str]
     tap: Tapper
     prefix_tokens: int = 0
+    sequences: frozenset[str] = frozenset()
+    stored: Stored | None = None
 
 
 @attrs.frozen
@@ -58,13 +65,14 @@ class Blueprint:
         self.tap = plan.tap
         self.names = tuple(plan.names)
         self.prefix_tokens = plan.prefix_tokens
+        self.sequences = plan.sequences
+        self._stored = plan.stored
         self._lock = threading.RLock()  # hooks of two probes on one network must not meet
-        sources = self._running(list(dict.fromkeys(outlet.source for outlet in plan.outlets)))
+        sources = list(dict.fromkeys(outlet.source for outlet in plan.outlets))
         self.rule, seen = find_input_rule(self._taps(sources), native)
         self._sizes = tuple(seen)
         self._shapes = {source: {size: seen[size][k] for size in seen} for k, source in enumerate(sources)}
-        described = [outlet for outlet in plan.outlets if outlet.source in self._shapes]
-        self.outlets = tuple(outlet for outlet in described if self._is_feature(outlet))
+        self.outlets = tuple(outlet for outlet in plan.outlets if self._is_feature(outlet))
         readings = self.read(self.outlets)
         self._strides = tuple(sorted({reading.info.reduction for reading in readings if reading.info.reduction}))
 
@@ -76,7 +84,7 @@ class Blueprint:
         Raises InputError for a size that the network does not take, CapabilityError for an outlet that is no feature.
         """
         with self._lock:
-            sources = list(dict.fromkeys(outlet.source for outlet in outlets))
+            sources = _sources(outlets)
             new = [source for source in sources if source not in self._shapes]
             if new:
                 taps = self._taps(new)
@@ -89,16 +97,52 @@ class Blueprint:
                     shapes[source][size] = shape
         return [self._describe(outlet, shapes[outlet.source]) for outlet in outlets]
 
+    def measure(self, outlets: Sequence[Outlet], size: Size, stop_after: int | None = None) -> tuple[FeatureInfo, ...]:
+        """Every outlet described at ``size``; raises as :meth:`read` does."""
+        return tuple(reading.info for reading in self.read(outlets, size, stop_after))
+
     def events(self, outlets: Sequence[Outlet]) -> int | None:
         """How many wanted tensors a whole run makes (see HookTaps); None for taps that need not know."""
         with self._lock:
-            taps = self._taps(list(dict.fromkeys(outlet.source for outlet in outlets)))
+            taps = self._taps(_sources(outlets))
             if not isinstance(taps, HookTaps):
                 return None
             probe(taps, self.native)
             return taps.events
 
-    def _describe(self, outlet: Outlet, shapes: Mapping[Size, Shape]) -> Reading:
+    def used(self, outlets: Sequence[Outlet], stop_after: int | None) -> frozenset[str]:
+        """The names of the parameters and buffers that an extractor of these outlets reads at any size probed."""
+        with self._lock:
+            taps = self._taps(_sources(outlets), stop_after)
+            self.network.train().eval()  # some keep tensors made of parameters for evaluation, until they train again
+            return touched(self.network, lambda: [probe(taps, size) for size in self._sizes])
+
+    def nodes(self, size: Size | None = None) -> tuple[NodeInfo, ...]:
+        """Every native name, with the shape that asking for it gives for one image (of the native size where None)."""
+        size = size or self.native
+        self.rule.check(*size)
+        with self._lock:
+            taps = self._taps(self.names)
+            seen = {known: probe(taps, known) for known in self._sizes}
+            if size not in seen:
+                seen[size] = self._probe_other(taps, size)
+        modules = dict(self.network.named_modules())
+        return tuple(
+            NodeInfo(
+                name,
+                type(modules[name]).__name__ if name in modules else "",
+                self._node_shape(name, {known: seen[known][k] for known in seen}, size),
+            )
+            for k, name in enumerate(self.names)
+        )
+
+    def _node_shape(self, name: str, shapes: Mapping[Size, Shape | None], size: Size) -> Shape | None:
+        for outlet in (self._bare(name), *(outlet for outlet in self.outlets if outlet.source == name)):
+            with contextlib.suppress(errors.CapabilityError):
+                return self._describe(outlet, shapes).info.shape(1, *size)[1:]
+        return None
+
+    def _describe(self, outlet: Outlet, shapes: Mapping[Size, Shape | None]) -> Reading:
         """A module before the class token is added has no prefix where the later ones do: the tokens' number tells."""
         for prefix in dict.fromkeys((outlet.prefix_tokens, 0)):
             try:
@@ -106,21 +150,6 @@ class Blueprint:
             except errors.CapabilityError as error:
                 refusal = error
         raise refusal
-
-    def _running(self, sources: Sequence[str]) -> list[str]:
-        """The sources that give one tensor when the network runs; raises what the network raises by itself."""
-        try:
-            probe(self._taps(sources), self.native)
-        except errors.CapabilityError:
-            return [source for source in sources if self._runs(source)]
-        return list(sources)
-
-    def _runs(self, source: str) -> bool:
-        try:
-            probe(self._taps([source]), self.native)
-        except errors.CapabilityError:
-            return False
-        return True
 
     def _is_feature(self, outlet: Outlet) -> bool:
         try:
@@ -130,9 +159,9 @@ class Blueprint:
         return True
 
     def _taps(self, sources: Sequence[str], stop_after: int | None = None) -> nn.Module:
-        return self.tap(self.network, sources, [Copy(source) for source in sources], stop_after)
+        return self.tap(self.network, sources, [Glance() for _ in sources], stop_after)
 
-    def _probe_other(self, taps: nn.Module, size: Size) -> list[Shape]:
+    def _probe_other(self, taps: nn.Module, size: Size) -> list[Shape | None]:
         self.rule.check(*size)
         try:
             return probe(taps, size)
@@ -145,7 +174,7 @@ class Blueprint:
 
     def outlet(self, layer: str | int, info: ModelInfo) -> Outlet:
         """The outlet that a layer of a request stands for; raises LayerError with the nearest names."""
-        if isinstance(layer, int):
+        if isinstance(layer, int) or info.is_block(layer):
             index = info.resolve(layer).index
             return next(outlet for outlet in self.outlets if outlet.index == index)
         for outlet in self.outlets:
@@ -157,12 +186,24 @@ class Blueprint:
 
     def _native(self, name: str) -> Outlet:
         """The outlet of a native name, as the library makes it: declared where that is no rearrangement."""
-        native = Outlet(name, prefix_tokens=self.prefix_tokens, strides=self._strides)
+        native = self._bare(name)
         declared = sorted((outlet for outlet in self.outlets if outlet.source == name), key=lambda one: one.head or "")
         if not declared:
             return native
-        kind = self.read([native])[0].info.kind
+        try:
+            kind = self.read([native])[0].info.kind
+        except errors.CapabilityError:  # the shapes alone do not tell the layout, the declaration does
+            return declared[0]
         return next((outlet for outlet in declared if self.read([outlet])[0].info.kind == kind), native)
+
+    def _bare(self, name: str) -> Outlet:
+        return Outlet(
+            name,
+            prefix_tokens=self.prefix_tokens,
+            strides=self._strides,
+            stored=self._stored,
+            sequence=name in self.sequences,
+        )
 
     def _unknown(self, layer: str, info: ModelInfo) -> Outlet:
         try:
@@ -171,3 +212,7 @@ class Blueprint:
             near = (*error.matches, *errors.near_matches(layer, self.names))
             raise attrs.evolve(error, matches=tuple(dict.fromkeys(near))[:5]) from None
         raise AssertionError(f"{layer!r} is declared by {info.id} and has no outlet")
+
+
+def _sources(outlets: Sequence[Outlet]) -> list[str]:
+    return list(dict.fromkeys(outlet.source for outlet in outlets))

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 from torch import nn
 
+from featreg.plugin import level_of
 from featreg_torch.taps import Outlet
 
 __all__ = ["declared_levels", "declared_outlets", "level_of"]
 
 
-def level_of(reduction: int) -> str:
-    """The canonical level of a stride; the nearest one where it is no power of two (ViT's patches of 14 pixels: C4)."""
-    return f"C{round(math.log2(reduction))}"
+def declared_levels(network: nn.Module, strides: Mapping[int, int] | None = None) -> dict[int, str]:
+    """The level of each index that has one: the last declared entry of each level.
 
-
-def declared_levels(network: nn.Module) -> dict[int, str]:
-    """The level of each index that has one: the last declared entry of each reduction."""
-    last = {entry["reduction"]: index for index, entry in enumerate(_declared(network))}
-    return {index: level_of(reduction) for reduction, index in last.items()}
+    ``strides`` are those that maps turned out to have, by index, where they may differ from what is declared.
+    """
+    strides = strides or {}
+    declared = enumerate(_declared(network))
+    last = {level_of(strides.get(index, entry["reduction"])): index for index, entry in declared}
+    return {index: level for level, index in last.items()}
 
 
 def declared_outlets(
@@ -35,12 +35,13 @@ def declared_outlets(
     transformers alone, whose tokens lie in rows and columns: others may order them as they like.
     """
     declared = _declared(network)
+    part, owner = _owner(network)
     levels = declared_levels(network) if levels is None else levels
-    plain = _is_plain_transformer(network, declared)
-    prefix_tokens = int(getattr(network, "num_prefix_tokens", 0))
+    plain = _is_plain_transformer(owner, declared)
+    prefix_tokens = int(getattr(owner, "num_prefix_tokens", 0))
     taps = [
         Outlet(
-            prefix + entry["module"],
+            prefix + part + entry["module"],
             level=levels.get(index),
             index=index,
             kind="map",
@@ -63,6 +64,15 @@ def declared_outlets(
 
 def _declared(network: nn.Module) -> Sequence[Mapping[str, Any]]:
     return list(getattr(network, "feature_info", ()))
+
+
+def _owner(network: nn.Module) -> tuple[str, nn.Module]:
+    """Whose modules the declaration names: a part's, under a prefix, where the network hands its declaration on."""
+    declared = getattr(network, "feature_info", None)
+    for name, part in network.named_children():
+        if declared is not None and getattr(part, "feature_info", None) is declared:
+            return f"{name}.", part
+    return "", network
 
 
 def _is_plain_transformer(network: nn.Module, declared: Sequence[Mapping[str, Any]]) -> bool:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from featreg.plugin import Array, BackendExtractor, FeatureInfo, ModelInfo, Size, errors
+from featreg.plugin import Array, BackendExtractor, FeatureInfo, ModelInfo, Pool, Size, errors
+from featreg_torch.module import FeatureModule
 
 __all__ = ["TorchExtractor"]
 
@@ -26,8 +27,7 @@ class TorchExtractor(BackendExtractor):
         *,
         info: ModelInfo,
         features: tuple[FeatureInfo, ...],
-        network: nn.Module,
-        taps: nn.Module,
+        module: FeatureModule,
         device: torch.device,
         dtype: torch.dtype,
         grad: bool,
@@ -35,8 +35,7 @@ class TorchExtractor(BackendExtractor):
     ) -> None:
         self.info = info
         self.features = features
-        self._network: nn.Module | None = network
-        self._taps: nn.Module | None = taps
+        self._module: FeatureModule | None = module
         self._device = device
         self._dtype = dtype
         self._grad = grad
@@ -44,26 +43,27 @@ class TorchExtractor(BackendExtractor):
         self._measured: dict[Size, tuple[FeatureInfo, ...]] = {}
 
     @property
-    def module(self) -> nn.Module | None:
-        return self._network
+    def module(self) -> FeatureModule | None:
+        return self._module
 
     def is_native(self, array: Array) -> bool:
         return isinstance(array, torch.Tensor)
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, ...]:
-        assert self._taps is not None, "a closed extractor is not called"
-        assert self._network is not None
-        for module in (self._network, self._taps):
-            if module.training:  # a caller's train() does not reach an extraction
-                module.eval()
-        with self._modes():
-            outputs: tuple[torch.Tensor, ...] = self._taps(self.prepare(batch))
+        assert self._module is not None, "a closed extractor is not called"
+        with self._modes(), _evaluating(self._module.taps):
+            outputs: tuple[torch.Tensor, ...] = self._module.taps(self.prepare(batch))
         return outputs
 
-    def pool(self, array: torch.Tensor, info: FeatureInfo, how: str) -> torch.Tensor:
+    def pool(self, array: torch.Tensor, info: FeatureInfo, pool: Pool) -> torch.Tensor:
         with self._modes():
-            pooled: torch.Tensor = super().pool(array, info, how)
+            pooled: torch.Tensor = super().pool(array, info, pool)
         return pooled
+
+    def flatten(self, array: torch.Tensor) -> torch.Tensor:
+        with self._modes():
+            flat: torch.Tensor = super().flatten(array)
+        return flat
 
     @contextlib.contextmanager
     def _modes(self) -> Iterator[None]:
@@ -100,10 +100,20 @@ class TorchExtractor(BackendExtractor):
         return self._measured[size]
 
     def close(self) -> None:
-        taps, self._network, self._taps = self._taps, None, None
-        if taps is not None:  # a graph and its module refer to each other: let go of the weights at once
-            for held in (taps._modules, taps._parameters, taps._buffers):
-                held.clear()
+        self._module = None
+
+
+@contextlib.contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, whatever the caller has set; each module's own mode again afterwards."""
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _dense(images: torch.Tensor) -> torch.Tensor:

@@ -10,18 +10,20 @@ decides ``floor`` (f(kR - 1) = kR / r - 1 bounds every smaller one from above). 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import attrs
 import torch
 from torch import nn
 
-from featreg.plugin import FeatureInfo, InputRule, MeasuredGrid, Size, errors
+from featreg.plugin import FeatureInfo, MeasuredGrid, Size, errors
+from featreg_torch.quick import QuickShapes
 from featreg_torch.state import factory_defaults, seeded
 from featreg_torch.taps import Outlet, Stored
 
-__all__ = ["PROBES", "Shape", "Shapes", "build_on_meta", "find_input_rule", "read_shapes"]
+__all__ = ["BATCH", "PROBES", "Shape", "Shapes", "aligned_sizes", "build_on_meta", "probe", "read_shapes"]
 
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = Mapping[Size, Sequence[Shape]]
@@ -31,61 +33,70 @@ _ROUNDINGS: tuple[Literal["ceil", "floor"], ...] = ("ceil", "floor")
 BATCH = 2
 """Probes hold two images, so that a first axis that is not the batch shows."""
 
-PERIOD = 64
-PROBES: tuple[Size, ...] = (
-    (4 * PERIOD, 5 * PERIOD),
-    (6 * PERIOD, 4 * PERIOD),
-    (4 * PERIOD + 1, 5 * PERIOD - 1),
-    (4 * PERIOD - 1, 5 * PERIOD + 1),
-)
-_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
-_REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError)
-"""What a network raises for a size that it does not take."""
+_PERIOD = 64
+_LARGE = 256
+
+
+def aligned_sizes(multiple: int) -> tuple[Size, ...]:
+    """The sizes that decide every shape of a network whose image sides are multiples of a number.
+
+    The first two are multiples of the period R, a common multiple of ``multiple`` and of the usual strides; the others
+    are one step more and less.
+    """
+    period = math.lcm(_PERIOD, multiple)
+    side = period * math.ceil(_LARGE / period)
+    return (
+        (side, side + period),
+        (side + 2 * period, side),
+        (side + multiple, side + period - multiple),
+        (side - multiple, side + period + multiple),
+    )
+
+
+PROBES = aligned_sizes(1)
 
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """A network without memory, in evaluation mode; by way of the CPU where its constructor needs real numbers."""
     with seeded():
         try:
-            with factory_defaults("meta"):
+            with factory_defaults("meta"), QuickShapes():
                 return build().eval()
         except (NotImplementedError, RuntimeError):
             with factory_defaults("cpu"):
                 return build().eval().to("meta")
 
 
-def probe(taps: nn.Module, size: Size, channels: int = 3) -> list[Shape]:
-    """The shapes of every tap for two images of one size; whatever the network raises at this size goes through."""
-    with torch.no_grad(), factory_defaults("meta"):
+def probe(taps: nn.Module, size: Size, channels: int = 3) -> list[Shape | None]:
+    """The shapes of every tap for two images of one size, None where that is no tensor.
+
+    Whatever the network raises at this size goes through.
+    """
+    with torch.no_grad(), factory_defaults("meta"), QuickShapes():
         outputs = taps(torch.empty(BATCH, channels, *size, device="meta"))
-    return [tuple(output.shape) for output in outputs]
+    return [None if output is None else tuple(output.shape) for output in outputs]
 
 
-def find_input_rule(taps: nn.Module, native: Size) -> tuple[InputRule, dict[Size, list[Shape]]]:
-    """Which sizes the network takes, and the shapes at those that were tried."""
-    seen = {native: probe(taps, native)}
-    fixed = InputRule(fixed=native), dict(seen)
-    try:
-        seen |= {size: probe(taps, size) for size in PROBES[:2]}
-    except _REFUSALS:
-        return fixed
-    for multiple in _MULTIPLES:
-        around = [(4 * PERIOD + step, 5 * PERIOD - step) for step in (multiple, -multiple)]
-        try:
-            seen |= {size: probe(taps, size) for size in around}
-        except _REFUSALS:
-            continue
-        return InputRule(multiple_of=multiple), seen
-    return fixed
-
-
-def read_shapes(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> tuple[FeatureInfo, Stored]:
+def read_shapes(outlet: Outlet, native: Size, seen: Mapping[Size, Shape | None]) -> tuple[FeatureInfo, Stored]:
     """What an outlet's shapes at several sizes say of it; CapabilityError where no kind of feature fits."""
+    shapes = {size: shape for size, shape in seen.items() if shape is not None}
+    if len(shapes) < len(seen):
+        raise errors.CapabilityError(
+            f"{outlet.source!r} gives no feature: it does not run in the forward pass, or returns more than one tensor",
+            "a module or node that runs in evaluation mode and returns one tensor",
+        )
     ranks = {len(shape) for shape in shapes.values()}
     batches = {shape[0] for shape in shapes.values()}
     if ranks == {2} and batches == {BATCH} and outlet.kind in (None, "vector"):
         return _info(outlet, shapes[native][1], None, "vector"), "nd"
-    if ranks == {3} and (outlet.kind in (None, "tokens") or (outlet.kind == "map" and outlet.reduction)):
+    if ranks == {3} and outlet.sequence and len(set(shapes.values())) == 1 and batches == {BATCH}:
+        _, length, channels = shapes[native]
+        return _info(outlet, channels, None, "tokens", length), "nld"
+    if (
+        ranks == {3}
+        and not outlet.sequence
+        and (outlet.kind in (None, "tokens") or (outlet.kind == "map" and outlet.reduction))
+    ):
         return _read_tokens(outlet, native, shapes)
     if ranks == {4} and batches == {BATCH} and outlet.kind in (None, "map"):
         return _read_map(outlet, native, shapes)
@@ -101,6 +112,10 @@ def _read_map(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> tup
     last = stored == "nhwc"
     grids = {size: (shape[1], shape[2]) if last else (shape[2], shape[3]) for size, shape in shapes.items()}
     channels = shapes[native][3 if last else 1]
+    if any(shape[3 if last else 1] != channels for shape in shapes.values()):
+        raise errors.CapabilityError(
+            f"the channels of {outlet.source!r} follow the image's size", f"{channels} at every size", str(shapes)
+        )
     return _with_grid(_info(outlet, channels, _stride(native, grids), "map"), grids), stored
 
 
@@ -147,7 +162,11 @@ def _read_tokens(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> 
 
 
 def _info(
-    outlet: Outlet, channels: int, reduction: int | None, kind: Literal["map", "tokens", "vector"]
+    outlet: Outlet,
+    channels: int,
+    reduction: int | None,
+    kind: Literal["map", "tokens", "vector"],
+    length: int | None = None,
 ) -> FeatureInfo:
     return FeatureInfo(
         outlet.source,
@@ -157,22 +176,40 @@ def _info(
         outlet.level,
         outlet.index,
         outlet.head,
-        outlet.prefix_tokens if kind == "tokens" else 0,
+        outlet.prefix_tokens if kind == "tokens" and length is None else 0,
+        length=length,
     )
 
 
 def _stride(native: Size, grids: Mapping[Size, Size]) -> int:
-    """The stride in pixels: by how much the image must grow for one more cell, else how many pixels a cell covers."""
-    if all(size in grids for size in PROBES[:2]):
-        first, second = (grids[size] for size in PROBES[:2])
-        cells = first[1] - first[0]  # for one period more
-        if cells > 0 and PERIOD % cells == 0 and second[0] - first[0] == 2 * cells:
-            return PERIOD // cells
-    return max(1, round(native[0] / grids[native][0]))
+    """The stride in pixels: by how much the image must grow for one more cell, else how many pixels a cell covers.
+
+    Where cells do not fill the image that is the nearest power of two: 128 for the 7 cells of a pyramid's P7 at 800.
+    """
+    aligned = _aligned(grids)
+    if aligned is not None:
+        first, second = aligned
+        period = first[1] - first[0]
+        cells = grids[first][1] - grids[first][0]  # for one period more
+        if cells > 0 and period % cells == 0 and grids[second][0] - grids[first][0] == 2 * cells:
+            return period // cells
+    pixels = native[0] / grids[native][0]
+    return max(1, round(pixels if native[0] % grids[native][0] == 0 else 2 ** round(math.log2(pixels))))
+
+
+def _aligned(sizes: Collection[Size]) -> tuple[Size, Size] | None:
+    """The first two of :func:`aligned_sizes` where they are among ``sizes``."""
+    for side, wide in sizes:
+        period = wide - side
+        if period > 0 and period % _PERIOD == side % period == 0 and (side + 2 * period, side) in sizes:
+            return (side, wide), (side + 2 * period, side)
+    return None
 
 
 def _with_grid(info: FeatureInfo, grids: Mapping[Size, Size]) -> FeatureInfo:
-    proven = len(grids) == 1 or PERIOD % (info.reduction or PERIOD) == 0  # one size only, or a stride that divides R
+    aligned = _aligned(grids)
+    period = aligned[0][1] - aligned[0][0] if aligned else None
+    proven = len(grids) == 1 or (period is not None and period % (info.reduction or period) == 0)  # a divisor of R
     for rounding in _ROUNDINGS if proven else ():
         guess = attrs.evolve(info, rounding=rounding)
         if all(_grid_or_none(guess, size) == grid for size, grid in grids.items()):

@@ -7,8 +7,10 @@ it is made, before a later in-place operation can overwrite it, and arranges it 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -17,7 +19,7 @@ from torch import nn
 
 from featreg.plugin import FeatureInfo, errors
 
-__all__ = ["Copy", "HookTaps", "Outlet", "Runner", "Stored", "Take", "as_tensor"]
+__all__ = ["Glance", "HookTaps", "Outlet", "Runner", "Stored", "Take", "as_tensor"]
 
 Stored: TypeAlias = Literal["nchw", "nhwc", "nld", "lnd", "nd"]
 """How the network itself lays a tensor out."""
@@ -36,7 +38,8 @@ class Outlet:
     ``source`` is what the taps look for: a module, a graph node, or an output that a runner yields. ``kind`` None takes
     the kind that the tensor has by itself; ``"map"`` turns tokens into a map where ``reduction``, the side of a patch,
     is given. ``strides`` are those that the network is known to have, ``stored`` and ``channels`` help where the
-    observed shapes alone do not tell the layout.
+    observed shapes alone do not tell the layout. ``sequence`` says that the tokens are no patches of the image, but
+    those of a text, or the queries of an attention pool: always as many, whatever its size.
     """
 
     source: str
@@ -49,6 +52,7 @@ class Outlet:
     strides: tuple[int, ...] = ()
     stored: Stored | None = None
     channels: int | None = None
+    sequence: bool = False
 
 
 def as_tensor(output: Any, source: str) -> torch.Tensor:
@@ -60,15 +64,11 @@ def as_tensor(output: Any, source: str) -> torch.Tensor:
     return output
 
 
-class Copy(nn.Module):
-    """Keeps a tensor as the network made it."""
+class Glance(nn.Module):
+    """Passes on what a network makes, None where that is no tensor; it may also not be made at all."""
 
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.source = source
-
-    def forward(self, inputs: Any, output: Any) -> torch.Tensor:
-        return as_tensor(output, self.source).clone()
+    def forward(self, inputs: Any, output: Any) -> torch.Tensor | None:
+        return output if isinstance(output, torch.Tensor) else None
 
 
 class Take(nn.Module):
@@ -80,7 +80,8 @@ class Take(nn.Module):
         self.stored = stored
         self.prefix_tokens = prefix_tokens
 
-    def forward(self, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: Any, made: Any) -> torch.Tensor:
+        output = as_tensor(made, self.info.name)
         if self.stored == "nhwc":
             output = output.permute(0, 3, 1, 2)
         elif self.stored == "lnd":
@@ -96,6 +97,36 @@ class Take(nn.Module):
 
 class _AllFound(Exception):
     """Every wanted tensor has been made: what the network would do next is not needed."""
+
+
+@contextlib.contextmanager
+def _ending_orderly(network: nn.Module, found_all: Callable[[], bool]) -> Iterator[None]:
+    """End a run without an exception: once all is found, modules return None and what fails because of it is dropped.
+
+    For torch.export, which keeps a stack of the modules that run: an exception through them would leave it as it is.
+    """
+
+    def until_found(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if found_all():
+            return None
+        try:
+            return forward(*args, **kwargs)
+        except Exception:
+            if not found_all():
+                raise
+            return None
+
+    modules = [module for module in network.modules() if "forward" not in vars(module)]
+    for module in modules:
+        vars(module)["forward"] = functools.partial(until_found, module.forward)
+    try:
+        yield
+    except Exception:
+        if not found_all():
+            raise
+    finally:
+        for module in modules:
+            del vars(module)["forward"]
 
 
 class HookTaps(nn.Module):
@@ -123,45 +154,68 @@ class HookTaps(nn.Module):
         self.stop_after = stop_after
         self.events = 0
         self._lock = threading.Lock()
-        modules: Mapping[str, nn.Module] = dict(network.named_modules())
-        self._modules_wanted = {source: modules[source] for source in self.sources if source in modules}
 
-    def forward(self, inputs: Any) -> tuple[torch.Tensor, ...]:
-        found: dict[int, torch.Tensor] = {}
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}  # locks are not copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
+        self._lock = threading.Lock()
+
+    def forward(self, inputs: Any) -> tuple[Any, ...]:
+        if torch.compiler.is_compiling():  # one thread, and locks cannot be traced
+            return self._run(inputs, None)
+        with self._lock:
+            return self._run(inputs, threading.get_ident())
+
+    def _run(self, inputs: Any, thread: int | None) -> tuple[Any, ...]:
+        found: dict[int, Any] = {}
         events = 0
-        thread = threading.get_ident()
 
         def keep(source: str, output: Any) -> None:
             nonlocal events
-            if threading.get_ident() != thread:  # another thread runs the same network by itself
+            if thread is not None and threading.get_ident() != thread:  # another thread runs the network by itself
                 return
-            tensor = as_tensor(output, source)
+            if events == self.stop_after:
+                return
             for position, (name, take) in enumerate(zip(self.sources, self.takes, strict=True)):
                 if name == source:
-                    found[position] = take(inputs, tensor)
+                    found[position] = take(inputs, output)
             events += 1
-            if events == self.stop_after:
+            if events == self.stop_after and not exporting:
                 raise _AllFound
 
-        with self._lock:
-            handles = [
-                module.register_forward_hook(lambda _, __, output, source=source: keep(source, output))
-                for source, module in self._modules_wanted.items()
-            ]
-            try:
+        exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+        ending = (
+            _ending_orderly(self.network, lambda: events == self.stop_after) if exporting else contextlib.nullcontext()
+        )
+        handles = [
+            module.register_forward_hook(lambda _, __, output, source=source: keep(source, output))
+            for source, module in self._wanted()
+        ]
+        try:
+            with ending:
                 for source, output in self.run(self.network, inputs, frozenset(self.sources)):
                     if source in self.sources:
                         keep(source, output)
-            except _AllFound:
-                pass
-            finally:
-                for handle in handles:
-                    handle.remove()
+        except _AllFound:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
         self.events = events
-        missing = [self.sources[position] for position in range(len(self.sources)) if position not in found]
+        missing = [
+            source
+            for position, (source, take) in enumerate(zip(self.sources, self.takes, strict=True))
+            if position not in found and not isinstance(take, Glance)
+        ]
         if missing:
             raise errors.CapabilityError(
                 f"{', '.join(missing)} did not run in the forward pass",
                 "modules that the network runs in evaluation mode",
             )
-        return tuple(found[position] for position in range(len(self.sources)))
+        return tuple(found.get(position) for position in range(len(self.sources)))
+
+    def _wanted(self) -> Iterator[tuple[str, nn.Module]]:
+        modules = dict(self.network.named_modules())
+        return ((source, modules[source]) for source in dict.fromkeys(self.sources) if source in modules)

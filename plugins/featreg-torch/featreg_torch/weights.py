@@ -1,105 +1,108 @@
-"""Checkpoints from files: weights only, every key accounted for."""
+"""Checkpoints from files into networks: unwrapped and reported, every key accounted for."""
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
 import torch
 from torch import nn
 
-from featreg.plugin import errors
+from featreg.plugin import Mismatch, WeightsReport, compare, map_in_order, unwrap
+from featreg_torch.reading import is_path, read_file
+from featreg_torch.vissl import find_vissl
 
-__all__ = ["is_path", "load_into", "read_checkpoint"]
+__all__ = ["Checkpoint", "is_path", "load_into", "pair_in_order", "read_checkpoint"]
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-_WRAPPERS = ("state_dict", "model")
-_PARALLEL = "module."  # what DataParallel puts before every name
-_SHOWN = 10
-
-
-def is_path(weights: str) -> bool:
-    """Whether ``weights`` names a file rather than a tag: it has a separator or a checkpoint's suffix."""
-    return Path(weights).suffix in _SUFFIXES or "/" in weights or "\\" in weights
+_COUNTER = "num_batches_tracked"
+"""BatchNorm's counter: evaluation does not read it, and checkpoints from before torch 0.4.1 do not have it."""
 
 
-def read_checkpoint(path: str) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, on the CPU; WeightsError for a missing file, another format or a pickled object."""
-    file = Path(path)
-    if not file.is_file():
-        raise errors.WeightsError(
-            f"there is no checkpoint {path!r}", "a file", "a folder" if file.is_dir() else "nothing"
-        )
-    try:
-        if ".safetensors" in (file.suffix, file.resolve().suffix):
-            from safetensors.torch import load_file
+@attrs.frozen
+class Checkpoint:
+    """The weights of a file by name, how they were found, and the projection head beside them, if any."""
 
-            content: Any = load_file(file, device="cpu")
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise errors.WeightsError(
-            f"{path!r} holds more than tensors, and pickled objects are not loaded",
-            "a state_dict saved by torch.save, or safetensors",
-            re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()[0],
-            remedy="load it where you trust it and save model.state_dict() alone",
-        ) from error
-    except Exception as error:
-        raise errors.WeightsError(
-            f"{path!r} cannot be read as a checkpoint",
-            f"one of {', '.join(_SUFFIXES)}",
-            f"{type(error).__name__}: {error}",
-        ) from error
-    return _state_dict(content, path)
+    state: Mapping[str, torch.Tensor]
+    report: WeightsReport
+    head: Mapping[str, torch.Tensor] = attrs.field(factory=dict)
 
 
-def _state_dict(content: Any, path: str) -> dict[str, torch.Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
-    ):
-        raise errors.WeightsError(f"{path!r} holds no state_dict", "names and tensors", type(content).__name__)
-    if content and all(name.startswith(_PARALLEL) for name in content):
-        content = {name.removeprefix(_PARALLEL): value for name, value in content.items()}
-    return dict(content)
+def read_checkpoint(path: str, *, average: bool = True) -> Checkpoint:
+    """The weights in a file, on the CPU, taken out of whatever a training tool wrapped them in.
 
-
-def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], origin: str) -> None:
-    """Copy ``state`` into ``module``; a WeightsError lists every missing, unexpected and unfitting key.
-
-    ``num_batches_tracked`` may be missing, as in checkpoints from before torch 0.4.1: evaluation does not read it.
+    Of a file with both, ``average`` takes the moving average. Raises WeightsError for a file that is missing, cannot be
+    read, or holds no weights.
     """
-    own = module.state_dict()
-    problems = {
-        "missing": [name for name in own if name not in state and not name.endswith("num_batches_tracked")],
-        "unexpected": [name for name in state if name not in own],
-        "mis-shaped": [
-            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
-        ],
-        "of another type": [
-            f"{name} {state[name].dtype} for {own[name].dtype}"
-            for name in own
-            if name in state and state[name].is_floating_point() != own[name].is_floating_point()
-        ],
-    }
-    if any(problems.values()):
-        raise errors.WeightsError(
-            f"the weights of {origin!r} do not fit the model",
-            f"its {len(own)} tensors and no others",
-            "; ".join(f"{len(names)} {what}: {_shorten(names)}" for what, names in problems.items() if names),
-            remedy="check the architecture and the number of classes of the checkpoint",
+    content = read_file(path)
+    vissl = find_vissl(content)
+    if vissl is not None:
+        trunk, head, opened = vissl
+        state, report = unwrap(trunk, path, _is_tensor, average=average)
+        return Checkpoint(state, attrs.evolve(report, unwrapped=(*opened, *report.unwrapped)), head)
+    return Checkpoint(*unwrap(content, path, _is_tensor, average=average))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def load_into(
+    module: nn.Module, checkpoint: Checkpoint, spare: Callable[[], frozenset[str]] = frozenset
+) -> WeightsReport:
+    """Copy a checkpoint into a module; returns the report, with what was left as it was.
+
+    Raises a WeightsError that lists every missing, unexpected and unfitting key; the module is then unchanged.
+    ``spare`` gives the weights that are not needed (it is asked only where something does not fit): these may be
+    missing, of another shape, or of another make, as the classifier of another number of classes.
+    """
+    own = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    found = _mismatch(own, checkpoint.state)
+    kept, ignored = _excused(found, spare()) if found else (set[str](), set[str]())
+    left = found.without(kept, ignored)
+    if left:
+        raise left.error(
+            checkpoint.report,
+            len(own),
+            "check the architecture and the number of classes of the checkpoint: a classifier of other classes is left "
+            "out where no layer asked for needs it (all but 'logits')",
         )
-    own.update(state)  # keeps the versions of the module's parts, by which some of them read their tensors
-    module.load_state_dict(own, strict=True)
+    taken = {name: value for name, value in checkpoint.state.items() if name not in kept | ignored}
+    state = module.state_dict()  # with the versions of the module's parts, by which some of them read their tensors
+    state.update(taken)
+    module.load_state_dict(state, strict=True)
+    return attrs.evolve(
+        checkpoint.report,
+        loaded=len(taken),
+        kept=sorted(name for name in kept if not name.endswith(_COUNTER)),
+        ignored=(*checkpoint.report.ignored, *sorted(ignored)),
+    )
 
 
-def _shorten(names: list[str]) -> str:
-    more = f", … ({len(names) - _SHOWN} more)" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def pair_in_order(module: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint of the same architecture from another library, under the module's names; see :func:`map_in_order`.
+
+    Raises WeightsError where anything speaks against pairing the two in the order of their weights.
+    """
+    names = map_in_order(checkpoint.state, module.state_dict())
+    state = {names[name]: value for name, value in checkpoint.state.items()}
+    return attrs.evolve(checkpoint, state=state, report=attrs.evolve(checkpoint.report, mapped="in order"))
+
+
+def _mismatch(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> Mismatch:
+    found = compare(own, given)
+    mistyped = {
+        name: f"{given[name].dtype} for {own[name].dtype}"
+        for name in own
+        if name in given and given[name].is_floating_point() != own[name].is_floating_point()
+    }
+    missing = tuple(name for name in found.missing if not name.endswith(_COUNTER))
+    return attrs.evolve(found, missing=missing, mistyped=mistyped)
+
+
+def _excused(found: Mismatch, spare: frozenset[str]) -> tuple[set[str], set[str]]:
+    """The weights of the module that may differ, and those of the file that belong to the same parts of it."""
+    kept = {name for name in (*found.missing, *found.misshaped) if name in spare}
+    parts = {name.rpartition(".")[0] for name in spare if not name.endswith(_COUNTER)} - {""}
+    ignored = {name for name in found.unexpected if any(name.startswith(f"{part}.") for part in parts)}
+    return kept, ignored

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from featreg.plugin import InputRule, errors
-from featreg_torch.shapes import PROBES, build_on_meta, find_input_rule, probe, read_shapes
-from featreg_torch.taps import Copy, HookTaps, Outlet
+from featreg_torch.rules import find_input_rule
+from featreg_torch.shapes import PROBES, aligned_sizes, build_on_meta, probe, read_shapes
+from featreg_torch.taps import Glance, HookTaps, Outlet
 
 LAYERS = {
     "conv3": lambda: nn.Conv2d(3, 3, 3, stride=2, padding=1),  # ceil
@@ -30,7 +31,7 @@ def run(network, images, wanted):
 
 
 def describe(network, source, native=(192, 192), **outlet):
-    taps = HookTaps(network, [source], [Copy(source)], run=run)
+    taps = HookTaps(network, [source], [Glance()], run=run)
     rule, seen = find_input_rule(taps, native)
     shapes = {size: found[0] for size, found in seen.items()}
     return rule, read_shapes(Outlet(source, **outlet), native, shapes)
@@ -46,21 +47,25 @@ def test_formula_equals_real_forward_at_any_size_or_is_measured(names, height, w
     assume(math.prod(STRIDES[name] for name in names) <= 64)
     build = lambda: nn.Sequential(*(LAYERS[name]() for name in names))  # noqa: E731
     rule, (info, stored) = describe(build_on_meta(build), "output")
-    assert rule == InputRule()
-    assert stored == "nchw"
+    assert (rule.fixed, rule.multiple_of, stored) == (None, 1, "nchw")
     try:
         real = build()(torch.zeros(2, 3, height, width)).shape
     except RuntimeError:
         real = None
+    assert takes(rule, height, width) == (real is not None)
     if info.rounding == "measured":
         with pytest.raises(errors.InputError):
             info.shape(2, 1000003, 17)
-    elif real is None:
-        assert min(height, width) < info.reduction  # too small: the formula gives no cell either
-        with pytest.raises(errors.InputError):
-            info.shape(2, height, width)
-    else:
+    elif real is not None:
         assert info.shape(2, height, width) == tuple(real)
+
+
+def takes(rule, height, width):
+    try:
+        rule.check(height, width)
+    except errors.InputError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
@@ -217,6 +222,44 @@ def test_multiples_are_found():
     assert info.shape(1, 48, 80) == (1, 3, 3, 5)
 
 
+class Windows(nn.Module):
+    """Patches of 14 pixels in windows of 2x2, for at least three windows a side."""
+
+    def forward(self, images):
+        sides = images.shape[2:]
+        assert all(side % 28 == 0 and side >= 84 for side in sides)
+        return nn.functional.avg_pool2d(images, 14)
+
+
+def test_multiples_that_are_no_power_of_two_and_a_minimum():
+    rule, (info, _) = describe(build_on_meta(Windows), "output", native=(224, 224))
+    assert rule == InputRule(multiple_of=28, minimum=(84, 84))
+    assert (info.reduction, info.rounding) == (14, "ceil")
+    assert info.shape(1, 84, 196) == (1, 3, 6, 14)
+
+
+class Resizes(nn.Module):
+    def forward(self, images):
+        return nn.functional.avg_pool2d(nn.functional.interpolate(images, (32, 32)), 8)
+
+
+def test_a_network_that_scales_its_input_takes_one_size():
+    rule, (info, _) = describe(build_on_meta(Resizes), "output", native=(32, 32))
+    assert rule == InputRule(fixed=(32, 32))
+    assert info.shape(1, 32, 32) == (1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("multiple", [1, 14, 32, 48, 224])
+def test_aligned_sizes_are_multiples_around_a_common_period(multiple):
+    first, second, more, less = aligned_sizes(multiple)
+    period = first[1] - first[0]
+    assert all(side % period == 0 for side in (*first, *second))
+    assert (second[0] - first[0], second[1] - first[1]) == (2 * period, -period)
+    assert period % 64 == period % multiple == 0
+    assert more == (first[0] + multiple, first[1] - multiple)
+    assert less == (first[0] - multiple, first[1] + multiple)
+
+
 class NeedsNumbers(nn.Module):
     """Its constructor reads a tensor's value, as torchvision's RegNet does."""
 
@@ -252,5 +295,5 @@ def test_probes_are_what_the_proof_needs():
     (first, second, *odd) = PROBES
     assert all(side % 64 == 0 for side in (*first, *second))
     assert odd == [(first[0] + 1, first[1] - 1), (first[0] - 1, first[1] + 1)]
-    taps = HookTaps(build_on_meta(LAYERS["conv3"]), ["output"], [Copy("output")], run=run)
+    taps = HookTaps(build_on_meta(LAYERS["conv3"]), ["output"], [Glance()], run=run)
     assert probe(taps, (9, 11)) == [(2, 3, 5, 6)]

@@ -1,0 +1,240 @@
+"""Levels and heads of any module, from what its sub-modules give when it runs on torch's meta device.
+
+Hooks see modules and no functions: where a network's own forward ends a stage with an operation (``relu(bn(x))``), the
+level is the last module's output before it. Features that no module gives can be tapped as the input of the module
+that takes them: :func:`run_module` yields it under the module's name and ``INPUT``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from featreg.plugin import Size, Step, Transformer, errors, find_final, find_levels, find_transformer, level_of
+from featreg_torch.quick import QuickShapes
+from featreg_torch.shapes import BATCH, PROBES, Shape, read_shapes
+from featreg_torch.state import factory_defaults
+from featreg_torch.taps import Outlet
+
+__all__ = ["INPUT", "as_outlets", "as_step", "infer_outlets", "run_module"]
+
+INPUT = ".input"
+"""The suffix of a tap on what goes into a module rather than what comes out."""
+
+_PASSIVE = (
+    nn.Identity,
+    nn.modules.dropout._DropoutNd,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.modules.batchnorm._NormBase,
+    nn.Flatten,
+    nn.Unflatten,
+)
+_PASSIVE_NAMES = ("Permute", "StochasticDepth", "DropPath")
+"""Classes of torchvision's and timm's that compute nothing in evaluation mode, known by name."""
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+Shapes = Mapping[Size, Shape | None]
+
+
+@attrs.frozen(eq=False)
+class _Value:
+    """A tensor as it was at one moment: an operation in place makes another value of it."""
+
+    tensor: torch.Tensor  # held, so that no other tensor gets its id
+    version: int
+
+    @classmethod
+    def of(cls, output: Any) -> _Value | None:
+        return cls(output, output._version) if isinstance(output, torch.Tensor) else None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return id(self.tensor), self.version
+
+
+@attrs.frozen
+class _Seen:
+    """What one module gave in its last run, by image size, and what went in and came out at the native one."""
+
+    shapes: dict[Size, Shape | None]
+    input: _Value | None
+    output: _Value | None
+
+
+def infer_outlets(network: nn.Module, native: Size) -> list[Outlet]:
+    """The levels, indices and heads of a module on the meta device, which takes batches of (N, 3, H, W).
+
+    A module that returns no single tensor has its levels all the same; heads are those that it has: ``logits`` where a
+    linear layer makes what it returns, ``pooled`` what that layer takes, ``features`` the last map before it (of a
+    plain transformer the last tokens). Whatever the module raises at its native size goes through.
+    """
+    seen, result = _watch(network, native)
+    steps = _steps(network, seen, native)
+    logits = _maker(seen, result) if result is not None and result.tensor.ndim == 2 else None
+    linear = network.get_submodule(logits) if logits else None
+    pooled = _pooled(seen, logits) if logits and isinstance(linear, nn.Linear) else None
+    width = linear.in_features if isinstance(linear, nn.Linear) else None
+    outlets = as_outlets(steps, native, width, find_final(steps))
+    outlets += [Outlet(pooled, head="pooled", kind="vector")] if pooled else []
+    return [*outlets, *([Outlet(logits, head="logits")] if logits else [])]
+
+
+def as_outlets(
+    steps: Sequence[Step], native: Size, width: int | None = None, features: str | None = None
+) -> list[Outlet]:
+    """The outlets of levels and indices, and the heads ``features`` and, of a plain transformer, ``tokens``.
+
+    ``width`` is what the classifier takes, ``features`` the source of the final map: the last level where None.
+    """
+    transformer = find_transformer(steps, native)
+    if transformer is not None:
+        return _transformer(steps, transformer)
+    levels = find_levels(steps, width)
+    outlets = [Outlet(level.name, level=level.level, index=index, kind="map") for index, level in enumerate(levels)]
+    final = features or (levels[-1].name if levels else None)
+    return [*outlets, *([Outlet(final, head="features", kind="map")] if final else [])]
+
+
+def as_step(
+    name: str,
+    module: nn.Module | None,
+    shapes: Shapes,
+    native: Size,
+    output: Hashable = None,
+    *,
+    leaf: bool = False,
+) -> Step:
+    """What a module (None: an operation) does, from the shapes of its output at several sizes.
+
+    A ``leaf`` stands for everything inside it, which is told by no steps of its own.
+    """
+    parts = list(module.modules() if leaf else [module]) if module is not None else []
+    convolutions = [part for part in parts if isinstance(part, _CONVOLUTIONS)]
+    return Step(
+        name,
+        _map_stride(name, shapes, native),
+        module is not None and _is_passive(module),
+        max(convolution.kernel_size for convolution in convolutions) if convolutions else None,
+        convolutions[0].out_channels if len(convolutions) == 1 else None,
+        _tokens(shapes.get(native)),
+        type(module).__name__ if module is not None else "",
+        output,
+    )
+
+
+def _transformer(steps: Sequence[Step], plain: Transformer) -> list[Outlet]:
+    common = Outlet("", kind="map", prefix_tokens=plain.prefix_tokens, reduction=plain.stride)
+    outlets = [attrs.evolve(common, source=block, index=index) for index, block in enumerate(plain.blocks)]
+    outlets[-1] = attrs.evolve(outlets[-1], level=level_of(plain.stride))
+    sequence = next(step.tokens for step in steps if step.name == plain.blocks[-1])
+    final = [step.name for step in steps if step.tokens == sequence][-1]
+    features = attrs.evolve(common, source=final, head="features")
+    return [*outlets, features, attrs.evolve(features, head="tokens", kind="tokens")]
+
+
+def run_module(network: nn.Module, images: Any, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Run a module, and yield what went into those whose inputs are ``wanted`` (a runner of HookTaps)."""
+    found: dict[str, torch.Tensor] = {}
+    with contextlib.ExitStack() as stack:
+        for source in wanted:
+            if source.endswith(INPUT):
+
+                def keep(_: nn.Module, inputs: tuple[Any, ...], source: str = source) -> None:
+                    found[source] = inputs[0].clone()
+
+                module = network.get_submodule(source.removesuffix(INPUT))
+                stack.callback(module.register_forward_pre_hook(keep).remove)
+        network(images)
+    yield from found.items()
+
+
+def _is_passive(module: nn.Module) -> bool:
+    """Whether a module alone is no end of a level: norms (without an activation of their own), dropout, layout."""
+    active = any(not isinstance(part, nn.Identity) for part in module.children())
+    return (isinstance(module, _PASSIVE) and not active) or type(module).__name__ in _PASSIVE_NAMES
+
+
+def _map_stride(name: str, shapes: Shapes, native: Size) -> int | None:
+    """The stride of what gives these shapes where it is a feature map that follows the image's size, else None."""
+    if len(shapes.get(native) or ()) != 4:
+        return None
+    try:
+        info, _ = read_shapes(Outlet(name, kind="map"), native, shapes)
+    except errors.CapabilityError:
+        return None
+    if all(size in shapes for size in PROBES[:2]):
+        grids = [info.grid(*size) for size in PROBES[:2]]
+        if grids[0] == grids[1] or all(rows == columns for rows, columns in grids):
+            return None  # pooled to a fixed grid, or a matrix of positions by positions
+    alone = len(shapes) == 1 and info.grid(*native) == (1, 1)  # pooled, where no other size can tell
+    return None if alone else info.reduction
+
+
+def _tokens(shape: Shape | None) -> tuple[int, int] | None:
+    """The length and channels of a batch of token sequences, None for other tensors."""
+    return (shape[1], shape[2]) if shape is not None and len(shape) == 3 and shape[0] == BATCH else None
+
+
+def _steps(network: nn.Module, seen: Mapping[str, _Seen], native: Size) -> list[Step]:
+    modules = dict(network.named_modules())
+    return [
+        as_step(name, modules[name], one.shapes, native, None if one.output is None else one.output.key)
+        for name, one in seen.items()
+    ]
+
+
+def _maker(seen: Mapping[str, _Seen], value: _Value) -> str | None:
+    """The first module to give this very value, the one that computed it; None where no module does."""
+    return next((name for name, one in seen.items() if one.output is not None and one.output.key == value.key), None)
+
+
+def _pooled(seen: Mapping[str, _Seen], linear: str) -> str:
+    """What gives the input of a linear layer: a module, else the input itself."""
+    taken = seen[linear].input
+    return (_maker(seen, taken) if taken is not None else None) or linear + INPUT
+
+
+def _watch(network: nn.Module, native: Size) -> tuple[dict[str, _Seen], _Value | None]:
+    """Every module that ran, in the order in which they finished last, and the one tensor that the network returned.
+
+    Sizes other than the native one are tried until the network refuses one.
+    """
+    seen, result = _run(network, native)
+    for size in PROBES[:2]:
+        try:
+            other, _ = _run(network, size)
+        except Exception:  # noqa: BLE001  (a network may refuse another size with any exception)
+            break
+        for name, one in seen.items():
+            one.shapes[size] = other[name].shapes[size] if name in other else None
+    return seen, result
+
+
+def _run(network: nn.Module, size: Size) -> tuple[dict[str, _Seen], _Value | None]:
+    seen: dict[str, _Seen] = {}
+
+    def note(name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
+        seen.pop(name, None)  # a module that runs again counts where it finishes last
+        seen[name] = _Seen({size: shape}, _Value.of(inputs[0]) if inputs else None, _Value.of(output))
+
+    handles = [
+        module.register_forward_hook(lambda _, inputs, output, name=name: note(name, inputs, output))
+        for name, module in network.named_modules()
+        if name
+    ]
+    try:
+        with torch.no_grad(), factory_defaults("meta"), QuickShapes():
+            result = network(torch.empty(BATCH, 3, *size, device="meta"))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen, _Value.of(result)

@@ -1,0 +1,115 @@
+"""The backend ``torch``: modules of the caller's own, through ``featreg.from_module``."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from featreg.plugin import Backend, ExtractionRequest, ModelInfo, Preprocess, Size, errors
+from featreg_torch import CAPABILITIES
+from featreg_torch.blueprint import Blueprint, Plan
+from featreg_torch.device import DTYPES, find_device
+from featreg_torch.extractor import TorchExtractor
+from featreg_torch.infer import infer_outlets, run_module
+from featreg_torch.tapping import Tapping
+from featreg_torch.taps import HookTaps
+
+__all__ = ["OwnModules"]
+
+_NATIVE = (224, 224)
+
+
+class OwnModules(Backend):
+    """Wraps any torch module that takes images (N, 3, H, W) and gives its features; it has no models by name."""
+
+    def models(self) -> Sequence[str]:
+        return ()
+
+    def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
+        raise _nameless(model)
+
+    def open(self, request: ExtractionRequest) -> TorchExtractor:
+        raise _nameless(request.model)
+
+    def wrap(
+        self, module: nn.Module, request: ExtractionRequest, preprocess: Preprocess | None, input_size: Size | None
+    ) -> TorchExtractor:
+        if request.options:
+            raise errors.CapabilityError("a module of your own takes no options", got=", ".join(request.options))
+        device = find_device(request.device)
+        _check_place(module, device, DTYPES[request.dtype])
+        size = input_size or _NATIVE
+        blueprint = _draw(module, size)
+        info = ModelInfo(
+            "torch",
+            request.model,
+            size,
+            blueprint.measure(blueprint.outlets, size),
+            preprocess or Preprocess(size, size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+            blueprint.rule,
+            [name for name in CAPABILITIES if name != "weights"],
+        )
+        tapping = Tapping(blueprint, info, request.layers)
+        return TorchExtractor(**tapping.parts(tapping.module(module), device, request))
+
+
+def _nameless(model: str) -> errors.UnknownModelError:
+    return errors.UnknownModelError(
+        "the backend 'torch' has no models by name", got=repr(model), remedy="pass a module to featreg.from_module"
+    )
+
+
+def _draw(module: nn.Module, size: Size) -> Blueprint:
+    try:
+        network = _without_memory(module)
+        names = [name for name, _ in network.named_modules() if name]
+        outlets = infer_outlets(network, size)
+        prefix_tokens = max((outlet.prefix_tokens for outlet in outlets), default=0)
+        plan = Plan(outlets, names, functools.partial(HookTaps, run=run_module), prefix_tokens)
+        return Blueprint(network, plan, size)
+    except errors.FeatregError:
+        raise
+    except Exception as error:
+        raise errors.CapabilityError(
+            f"the shapes of {type(module).__name__} cannot be inferred at {size[0]}x{size[1]}",
+            "a module whose forward takes images (N, 3, H, W) and does not depend on their values",
+            f"{type(error).__name__}: {error}",
+            remedy="pass the input_size that the module is made for",
+        ) from error
+
+
+def _without_memory(module: nn.Module) -> nn.Module:
+    """A copy on torch's meta device, made without copying any weights."""
+    memo: dict[int, torch.Tensor] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    network = copy.deepcopy(module, memo)
+    for part in network.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor):
+                setattr(part, name, value.to("meta"))
+    return network.float().eval()
+
+
+def _check_place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    for name, parameter in module.named_parameters():
+        if parameter.device.type != device.type or device.index not in (None, parameter.device.index):
+            raise errors.DeviceError(
+                f"the module's parameter {name!r} is on another device",
+                str(device),
+                str(parameter.device),
+                remedy=f"pass device={str(parameter.device)!r}, or move the module",
+            )
+        if parameter.is_floating_point() and parameter.dtype != dtype:
+            raise errors.CapabilityError(
+                f"the module's parameter {name!r} is of another type",
+                str(dtype),
+                str(parameter.dtype),
+                remedy="pass its dtype, or convert the module",
+            )

@@ -1,0 +1,126 @@
+"""Projection heads of self-supervised training: what follows the pooled features, as the layer ``"head"``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from featreg.plugin import FeatureInfo, Layer, WeightsReport, errors, map_in_order
+from featreg_torch.weights import Checkpoint
+
+__all__ = ["LAYER", "Projected", "build_projection", "check_head", "projected_info", "report_head"]
+
+LAYER = "head"
+"""The layer that the projection's output is asked for by; it is taken from the layer ``"pooled"``."""
+
+_FIELDS = {"mlp": list | tuple, "relu": bool, "bn": bool, "bias": bool}
+
+
+class Projected(nn.Module):
+    """A tap of the pooled features, followed by the projection."""
+
+    def __init__(self, take: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.take = take
+        self.projection = projection
+
+    def forward(self, inputs: Any, output: Any) -> torch.Tensor:
+        projected: torch.Tensor = self.projection(self.take(inputs, output))
+        return projected
+
+
+def projected_info(pooled: FeatureInfo, projection: nn.Sequential) -> FeatureInfo:
+    """The description of the layer ``"head"``."""
+    widths = [part.out_features for part in projection if isinstance(part, nn.Linear)]
+    return attrs.evolve(pooled, name=LAYER, channels=widths[-1], head=None)
+
+
+def check_head(options: Mapping[str, Any]) -> None:
+    """Raise SpecError unless ``options["head"]``, where it is given, describes a multi-layer perceptron."""
+    head = options.get("head")
+    if head is None:
+        return
+    expected = "{'mlp': [2048, 2048, 128]}, and 'relu', 'bn', 'bias' true or false"
+    if not isinstance(head, Mapping) or "mlp" not in head:
+        raise errors.SpecError("the option 'head' describes a projection", expected, repr(head))
+    wrong = [key for key, value in head.items() if key not in _FIELDS or not isinstance(value, _FIELDS[key])]
+    widths = head["mlp"]
+    if wrong or len(widths) < 2 or not all(type(width) is int and width > 0 for width in widths):
+        raise errors.SpecError("the option 'head' describes a projection", expected, repr(dict(head)))
+
+
+def build_projection(options: Mapping[str, Any], checkpoint: Checkpoint | None, width: int) -> nn.Sequential | None:
+    """The projection that a request's options describe, or else a checkpoint holds, with the checkpoint's weights.
+
+    None where there is neither. ``width`` is that of the pooled features. Raises WeightsError for a checkpoint whose
+    head is another one, or that does not say by itself what its head computes.
+    """
+    given = checkpoint.head if checkpoint is not None else {}
+    described = options.get("head")
+    if described is None and not given:
+        return None
+    source = checkpoint.report.source if checkpoint is not None else "the options"
+    described = _read_off(given, source) if described is None else described
+    if described["mlp"][0] != width:
+        raise errors.WeightsError(
+            f"the projection head of {source!r} does not fit the model",
+            f"{width} features going in",
+            f"{described['mlp'][0]}",
+        )
+    projection = _build(**described)
+    if given:
+        names = map_in_order(given, projection.state_dict())
+        projection.load_state_dict({names[name]: value for name, value in given.items()})
+    elif checkpoint is not None:
+        raise errors.WeightsError(f"{source!r} holds no projection head", "VISSL's heads beside its trunk")
+    return projection
+
+
+def report_head(
+    report: WeightsReport | None, checkpoint: Checkpoint | None, layers: Sequence[Layer]
+) -> WeightsReport | None:
+    """The report, with what became of a checkpoint's projection head."""
+    if report is None or checkpoint is None or not checkpoint.head:
+        return report
+    what = "loaded" if LAYER in layers else f"not loaded: the layer {LAYER!r} was not asked for"
+    return attrs.evolve(report, notes=(*report.notes, f"projection head of {len(checkpoint.head)} weights {what}"))
+
+
+def _build(mlp: Sequence[int], relu: bool = False, bn: bool = False, bias: bool = True) -> nn.Sequential:
+    parts: list[nn.Module] = []
+    for position, (wide, narrow) in enumerate(pairwise(mlp)):
+        parts.append(nn.Linear(wide, narrow, bias=bias))
+        if position < len(mlp) - 2:
+            parts += [nn.BatchNorm1d(narrow)] if bn else []
+            parts += [nn.ReLU()] if relu else []
+    return nn.Sequential(*parts)
+
+
+def _read_off(head: Mapping[str, torch.Tensor], source: str) -> dict[str, Any]:
+    """What a head computes, where its names tell: ``0.clf.0``, ``0.clf.2`` leave one place for an activation.
+
+    A head in several parts (``0.clf.0``, ``1.clf.0``) may have an activation at the end of each, and no name says so.
+    """
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in head))
+    places = [place for layer in layers if (place := re.fullmatch(r"(.+\.clf)\.(\d+)", layer))]
+    linear = [head[name] for name in head if name.endswith(".weight") and head[name].ndim == 2]
+    if len(places) < len(layers) or len({place[1] for place in places}) != 1 or not linear:
+        raise errors.WeightsError(
+            f"the projection head of {source!r} does not say by itself what it computes",
+            "one multi-layer perceptron: 0.clf.0, 0.clf.2, …",
+            ", ".join(layers),
+            remedy="describe it: options={'head': {'mlp': [2048, 2048, 128], 'relu': True}}",
+        )
+    silent = int(places[-1][2]) - int(places[0][2]) + 1 - len(layers)
+    return {
+        "mlp": [linear[0].shape[1], *(weight.shape[0] for weight in linear)],
+        "relu": silent > 0,
+        "bn": len(layers) > len(linear),
+        "bias": f"{layers[0]}.bias" in head,
+    }
