@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from featreg.plugin import BackendSpec, hookimpl
-from featreg_torch import CAPABILITIES
+from featreg_torch import CAPABILITIES as TORCH_CAPABILITIES
+
+CAPABILITIES = (*TORCH_CAPABILITIES, "output_stride")
+"""What the backend supports; ``output_stride`` where torchvision can dilate the model."""
 
 
 @hookimpl

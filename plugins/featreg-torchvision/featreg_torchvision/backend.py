@@ -1,24 +1,37 @@
-"""torchvision's classification models, tapped through torch.fx at any node, with inferred levels."""
+"""torchvision's models, tapped through torch.fx at any node, with inferred levels."""
 
 from __future__ import annotations
 
 import functools
-import inspect
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import attrs
 import torchvision
 from torch import nn
-from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
-from torchvision.transforms import InterpolationMode
+from torchvision.models import list_models
 
-from featreg.plugin import Preprocess, Size, errors
-from featreg_torch import CAPABILITIES
+from featreg.plugin import NodeInfo, Preprocess, Size, errors
 from featreg_torch.backend import TorchBackend, Variant
-from featreg_torch.blueprint import Plan
-from featreg_torchvision.graph import Trace, tap_graph
-from featreg_torchvision.levels import find_outlets
+from featreg_torch.blueprint import Blueprint, Plan
+from featreg_torch.shapes import build_on_meta
+from featreg_torch.taps import Outlet
+from featreg_torchvision import CAPABILITIES
+from featreg_torchvision.graph import GraphTaps, Trace
+from featreg_torchvision.levels import find_outlets, rename_levels
+from featreg_torchvision.networks import (
+    backbone_in,
+    build_network,
+    dilates,
+    family,
+    float_twin,
+    imaged_part,
+    is_vit,
+    load_network,
+    renamed,
+    undilated,
+)
+from featreg_torchvision.presets import find_weights, native_size, preprocess, weights_of
 
 __all__ = ["TorchvisionBackend"]
 
@@ -26,95 +39,86 @@ __all__ = ["TorchvisionBackend"]
 class TorchvisionBackend(TorchBackend):
     """The backend ``torchvision``.
 
-    An extractor runs the traced graph, which shares leaf modules and parameters with ``extractor.module``:
+    An extractor runs the traced graph, which shares leaf modules and parameters with ``extractor.module.network``:
     training and replacing weights reach it, hooks on containers and replaced sub-modules do not.
     """
 
     name: ClassVar[str] = "torchvision"
     capabilities: ClassVar[tuple[str, ...]] = CAPABILITIES
+    package: ClassVar[str | None] = __package__
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._training = functools.lru_cache(maxsize=1)(self._draw_training)
 
     def models(self) -> Sequence[str]:
-        return tuple(list_models(module=torchvision.models))
-
-    def has(self, model: str) -> bool:
-        return model in list_models()
+        return tuple(list_models())
 
     def build(self, variant: Variant) -> nn.Module:
-        if variant.model not in self.models():
-            raise errors.CapabilityError(
-                f"torchvision:{variant.model} is no image classification model",
-                "one of torchvision's classification models",
-                remedy="featreg models torchvision lists them",
-            )
-        options: dict[str, Any] = {"image_size": self.native_size(variant)[0]} if _is_vit(variant.model) else {}
-        if variant.tag is not None and _transforms_input(variant.model):
-            options["transform_input"] = True  # as torchvision does for its own weights
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # googlenet and inception_v3, of their initialisation
-            network: nn.Module = get_model(variant.model, weights=None, **options)
-        return network
+        size = self.native_size(variant)[0] if is_vit(variant.model) else None
+        ported = variant.tag is not None
+        return build_network(variant.model, image_size=size, ported=ported, output_stride=variant.output_stride)
+
+    def supported(self, variant: Variant) -> Sequence[str]:
+        if dilates(variant.model):
+            return self.capabilities
+        return [name for name in self.capabilities if name != "output_stride"]
 
     def plan(self, network: nn.Module, variant: Variant) -> Plan:
-        trace = Trace(network)
-        prefix = 1 if isinstance(network, torchvision.models.VisionTransformer) else 0
-        outlets = find_outlets(trace, self.native_size(variant))
-        return Plan(outlets, trace.names(), functools.partial(tap_graph, trace), prefix)
+        trace = Trace(network, imaged_part(network, variant.model))
+        return _plan(trace, self._outlets(trace, variant))
+
+    def _outlets(self, trace: Trace, variant: Variant) -> list[Outlet]:
+        """The outlets of a traced network; where it is dilated its levels are those of its twin that is not."""
+        outlets = find_outlets(trace, self.native_size(variant), backbone_in(trace.network, variant.model))
+        if variant.output_stride is None and family(variant.model) != "segmentation":
+            return outlets
+        twin = Variant(undilated(variant.model), variant.tag if variant.output_stride else None)
+        network = build_on_meta(lambda: self.build(twin))
+        levels = find_outlets(Trace(network), self.native_size(twin))
+        return rename_levels(outlets, levels, functools.partial(renamed, variant.model))
+
+    def nodes(self, model: str, input_size: Size | None = None, train: bool = False) -> Sequence[NodeInfo]:
+        """Every name of the graph in either mode; those that evaluation lacks cannot be asked for."""
+        variant = self.variant(model)
+        blueprint = self._training(variant) if train else self._blueprint(variant)
+        taps: Any = blueprint.tap
+        return tuple(attrs.evolve(node, type=taps.trace.type_of(node.name)) for node in blueprint.nodes(input_size))
+
+    def _draw_training(self, variant: Variant) -> Blueprint:
+        """The network as it trains, without memory: other nodes, the same outlets where they are among them."""
+        outlets = self._blueprint(variant).outlets
+        with self._lock:
+            network = build_on_meta(lambda: self.build(variant))
+            trace = Trace(network, imaged_part(network, variant.model), train=True)
+            names = set(trace.names())
+            plan = _plan(trace, [outlet for outlet in outlets if outlet.source in names])
+            return Blueprint(network, plan, self.native_size(variant))
 
     def default_tag(self, variant: Variant) -> str:
-        return str(get_model_weights(variant.model)["DEFAULT"].name)
+        return str(find_weights(float_twin(variant.model), None).name)
 
     def preprocess(self, variant: Variant) -> Preprocess:
-        transform = _transform(variant.model, variant.tag)
-        (resize,), (crop,) = transform.resize_size, transform.crop_size
-        return Preprocess(
-            resize=(resize, resize),
-            crop=(crop, crop),
-            mean=transform.mean,
-            std=transform.std,
-            interpolation=InterpolationMode(transform.interpolation).value,
-        )
+        return preprocess(variant.model, variant.tag)
 
     def native_size(self, variant: Variant) -> Size:
-        (crop,) = _transform(variant.model, variant.tag).crop_size
-        return (crop, crop)
+        return native_size(variant.model, variant.tag)
 
     def tags(self, variant: Variant) -> Sequence[str]:
-        return tuple(get_model_weights(variant.model).__members__)
+        return tuple(weights_of(variant.model))
 
     def pretrained(self, variant: Variant, tag: str) -> nn.Module:
-        network: nn.Module = get_model(variant.model, weights=_weights(variant.model, tag), progress=False)
-        return network
+        weights = weights_of(variant.model)[tag]
+        if "unquantized" in weights.meta:
+            raise errors.CapabilityError(
+                f"the weights {tag!r} of {variant.model} are for an int8 engine, whose tensors are no float features",
+                f"floating-point weights, such as {self.default_tag(variant)}",
+                tag,
+                remedy="leave the tag out, or open the float model of the same name",
+            )
+        return load_network(variant.model, weights, variant.output_stride)
 
 
-def _is_vit(model: str) -> bool:
-    """Whether a model is built for one image size, which its weights then say (``min_size``)."""
-    return inspect.signature(get_model_builder(model)).return_annotation is torchvision.models.VisionTransformer
-
-
-def _transforms_input(model: str) -> bool:
-    """Whether a model can undo the normalisation of the weights it was ported from (GoogLeNet, Inception)."""
-    return (
-        "transform_input" in inspect.signature(inspect.signature(get_model_builder(model)).return_annotation).parameters
-    )
-
-
-def _weights(model: str, tag: str | None) -> Any:
-    """The weights of a tag such as ``IMAGENET1K_V2``; for None those whose preprocessing fits the model as built.
-
-    That is torchvision's default, but for vit_h_14, which is built for 224 pixels where its default weights want 518.
-    """
-    known = get_model_weights(model)
-    if tag is None:
-        fitting = [known["DEFAULT"], *known]
-        return (
-            next((one for one in fitting if one.meta["min_size"] == (224, 224)), fitting[0])
-            if _is_vit(model)
-            else fitting[0]
-        )
-    return known[tag]
-
-
-@functools.cache
-def _transform(model: str, tag: str | None) -> Any:
-    transform: Any = _weights(model, tag).transforms()
-    return transform
+def _plan(trace: Trace, outlets: Sequence[Outlet]) -> Plan:
+    prefix = 1 if isinstance(trace.network, torchvision.models.VisionTransformer) else 0
+    return Plan(outlets, trace.names(), GraphTaps(trace), prefix)

@@ -15,37 +15,46 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import attrs
 import torch
 import torchvision
 from torch import fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
 from featreg.plugin import Size
+from featreg_torch.quick import QuickShapes
 from featreg_torch.shapes import BATCH, PROBES, Shape
 from featreg_torch.state import factory_defaults
 
-__all__ = ["Trace", "tap_graph"]
+__all__ = ["GraphTaps", "Trace"]
 
 _LEAVES = [
-    member for _, member in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(member, nn.Module)
+    member
+    for _, member in inspect.getmembers(torchvision.ops, inspect.isclass)
+    if issubclass(member, nn.Module) and member is not torchvision.ops.FeaturePyramidNetwork  # its maps are wanted
 ]
 
 _TRACING = threading.Lock()  # tracing replaces nn.Module.__call__ for the whole process
 
 
 class Trace:
-    """A network in evaluation mode as a graph. ``nodes`` holds every named node in execution order."""
+    """A network as a graph, in evaluation mode or as it trains.
 
-    def __init__(self, network: nn.Module) -> None:
+    ``part`` is what takes the images, where the network as a whole does not: a module that holds some of the network's
+    modules under their own names. ``nodes`` holds every named node in execution order, ``modules`` the last node under
+    each module traced into.
+    """
+
+    def __init__(self, network: nn.Module, part: nn.Module | None = None, *, train: bool = False) -> None:
         tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), leaf_modules=_LEAVES)
-        self.network = network
+        self.network = network.train(train)
         with _TRACING:
-            self.graph: fx.Graph = tracer.trace(network.eval())
+            self.graph: fx.Graph = tracer.trace(self.network if part is None else part.train(train))
         self.nodes: dict[str, fx.Node] = {name: node for node, name in tracer.node_to_qualname.items()}
-        self._modules: dict[str, fx.Node] = {}
-        for name, node in self.nodes.items():
+        self.modules: dict[str, str] = {}
+        for name in self.nodes:
             parts = name.split(".")
-            self._modules |= {".".join(parts[:depth]): node for depth in range(1, len(parts))}
+            self.modules |= {".".join(parts[:depth]): name for depth in range(1, len(parts))}
 
     @property
     def input(self) -> fx.Node:
@@ -60,30 +69,40 @@ class Trace:
 
     def names(self) -> list[str]:
         """Every name that :meth:`find` takes: nodes, and modules as the last operation under them."""
-        return list(dict.fromkeys([*self.nodes, *self._modules]))
+        return list(dict.fromkeys([*self.nodes, *self.modules]))
 
     def find(self, name: str) -> fx.Node | None:
         """The node of an exact name, else the last operation under the module of that name."""
-        return self.nodes.get(name) or self._modules.get(name)
+        return self.nodes.get(self.modules.get(name, "") if name not in self.nodes else name)
+
+    def type_of(self, name: str) -> str:
+        """The class of the module, or the operation, that a name stands for."""
+        node = self.nodes.get(name)
+        if node is None or node.op == "call_module":
+            return type(self.network.get_submodule(name if node is None else str(node.target))).__name__
+        return node.op if node.op in ("placeholder", "get_attr") else _operation(node)
 
     def shapes(self, native: Size) -> dict[str, dict[Size, Shape]]:
-        """The shapes of every node that returns one tensor, at the native size and at those probes that run."""
+        """The shapes of every node that returns a tensor, at the native size and, as far as they run, at the probes."""
         module = fx.GraphModule(self.network, self.graph)
         names = {node: name for name, node in self.nodes.items()}
         found: dict[str, dict[Size, Shape]] = {name: {} for name in self.nodes}
-        for size in (native, *PROBES):
+        for size in (native, *PROBES[:2]):
             recorder = _ShapeRecorder(module)
             try:
-                with torch.no_grad(), factory_defaults("meta"):
+                with torch.no_grad(), factory_defaults("meta"), QuickShapes():
                     recorder.run(torch.empty(BATCH, 3, *size, device="meta"))
-            except Exception:  # a network may refuse another size with any exception
+            except Exception:  # a network may refuse another size with any exception, at any node
                 if size == native:
                     raise
-                break
             for node, shape in recorder.shapes.items():
                 if node in names:
                     found[names[node]][size] = shape
-        return {name: shapes for name, shapes in found.items() if shapes}
+        return {name: shapes for name, shapes in found.items() if native in shapes}
+
+
+def _operation(node: fx.Node) -> str:
+    return getattr(node.target, "__name__", str(node.target))
 
 
 class _ShapeRecorder(fx.Interpreter):
@@ -100,27 +119,33 @@ class _ShapeRecorder(fx.Interpreter):
         return output
 
 
-def tap_graph(
-    trace: Trace, network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module], stop_after: int | None = None
-) -> fx.GraphModule:
-    """A network, built as the traced one, as a graph that returns ``sources``, each through its take, and stops there.
+@attrs.frozen
+class GraphTaps:
+    """Taps on every network that was built as the traced one."""
 
-    The graph needs no ``stop_after``: what no source needs is not in it.
-    """
-    graph = copy.deepcopy(trace.graph)
-    twins = dict(zip(trace.graph.nodes, graph.nodes, strict=True))
-    module = fx.GraphModule(network, graph)
-    images = twins[trace.input]
-    taken = []
-    for position, (source, take) in enumerate(zip(sources, takes, strict=True)):
-        node = trace.find(source)
-        assert node is not None, f"{source!r} is no name of the graph"
-        module.add_submodule(f"take_{position}", take)
-        with graph.inserting_after(twins[node]):
-            taken.append(graph.call_module(f"take_{position}", (images, twins[node])))
-    graph.erase_node(next(node for node in graph.nodes if node.op == "output"))
-    graph.output(tuple(taken))
-    graph.eliminate_dead_code()
-    module.delete_all_unused_submodules()
-    module.recompile()
-    return module
+    trace: Trace
+
+    def __call__(
+        self, network: nn.Module, sources: Sequence[str], takes: Sequence[nn.Module], stop_after: int | None = None
+    ) -> fx.GraphModule:
+        """The network as a graph that returns ``sources``, each through its take, and stops there.
+
+        The graph needs no ``stop_after``: what no source needs is not in it.
+        """
+        graph = copy.deepcopy(self.trace.graph)
+        twins = dict(zip(self.trace.graph.nodes, graph.nodes, strict=True))
+        module = fx.GraphModule(network, graph)
+        images = twins[self.trace.input]
+        taken = []
+        for position, (source, take) in enumerate(zip(sources, takes, strict=True)):
+            node = self.trace.find(source)
+            assert node is not None, f"{source!r} is no name of the graph"
+            module.add_submodule(f"take_{position}", take)
+            with graph.inserting_after(twins[node]):
+                taken.append(graph.call_module(f"take_{position}", (images, twins[node])))
+        graph.erase_node(next(node for node in graph.nodes if node.op == "output"))
+        graph.output(tuple(taken))
+        graph.eliminate_dead_code()
+        module.delete_all_unused_submodules()
+        module.recompile()
+        return module
