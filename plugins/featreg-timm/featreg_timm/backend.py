@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import attrs
 import timm
-import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from timm.data import resolve_data_config
 from torch import nn
 
 from featreg.plugin import Preprocess, Size, errors
 from featreg_timm import CAPABILITIES
+from featreg_timm.hubs import HUBS, hub_cache, read_config
+from featreg_timm.sources import find_outlets, native_names, tap
 from featreg_torch.backend import TorchBackend, Variant
 from featreg_torch.blueprint import Plan
-from featreg_torch.declared import declared_levels, declared_outlets
 from featreg_torch.shapes import build_on_meta
-from featreg_torch.taps import HookTaps, Outlet
 
 __all__ = ["TimmBackend"]
-
-FEATURES = "forward_features"
-POOLED = "forward_head(pre_logits=True)"
-LOGITS = "forward_head"
 
 
 class TimmBackend(TorchBackend):
@@ -37,6 +33,8 @@ class TimmBackend(TorchBackend):
 
     name: ClassVar[str] = "timm"
     capabilities: ClassVar[tuple[str, ...]] = CAPABILITIES
+    package: ClassVar[str | None] = "featreg_timm"
+    hubs: ClassVar[tuple[str, ...]] = HUBS
 
     def models(self) -> Sequence[str]:
         return tuple(timm.list_models())
@@ -53,7 +51,16 @@ class TimmBackend(TorchBackend):
     def tags(self, variant: Variant) -> Sequence[str]:
         return [name.partition(".")[2] for name in timm.list_pretrained(f"{variant.model}.*")]
 
+    def default_tag(self, variant: Variant) -> str | None:
+        return variant.tag or _config(variant).get("tag") or None
+
+    def cache(self, variant: Variant) -> str:
+        if _is_hub(variant):
+            return hub_cache(str(variant.tag))
+        return HF_HUB_CACHE if _config(variant).get("hf_hub_id") else super().cache(variant)
+
     def build(self, variant: Variant) -> nn.Module:
+        _config(variant)  # of a hub's weights: raises what is wrong with them
         try:
             network: nn.Module = timm.create_model(_full_name(variant), pretrained=False, **_dilation(variant))
         except (TypeError, NotImplementedError, AssertionError) as error:
@@ -74,15 +81,12 @@ class TimmBackend(TorchBackend):
     def plan(self, network: nn.Module, variant: Variant) -> Plan:
         levels = None
         if variant.output_stride is not None:  # a level keeps its name when the net is dilated
-            levels = declared_levels(build_on_meta(lambda: self.build(attrs.evolve(variant, output_stride=None))))
-        outlets = declared_outlets(network, FEATURES, levels=levels)
-        names = [*(name for name, _ in network.named_modules() if name), FEATURES, POOLED, LOGITS]
-        return Plan(
-            [*outlets, Outlet(POOLED, head="pooled"), Outlet(LOGITS, head="logits")],
-            names,
-            functools.partial(HookTaps, run=_run),
-            int(getattr(network, "num_prefix_tokens", 0)),
-        )
+            whole = attrs.evolve(variant, output_stride=None)
+            undilated = find_outlets(build_on_meta(lambda: self.build(whole)), self.native_size(whole))
+            levels = {outlet.index: outlet.level for outlet in undilated if outlet.index is not None and outlet.level}
+        outlets = find_outlets(network, self.native_size(variant), levels)
+        prefix_tokens = int(getattr(network, "num_prefix_tokens", 0))
+        return Plan(outlets, native_names(network, outlets), tap, prefix_tokens)
 
     def preprocess(self, variant: Variant) -> Preprocess:
         config = resolve_data_config({}, pretrained_cfg=_config(variant))
@@ -122,22 +126,23 @@ def _dilates(backend: TimmBackend, model: str) -> bool:
     return False
 
 
-def _run(network: Any, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    features = network.forward_features(images)
-    yield FEATURES, features
-    if POOLED in wanted:
-        yield POOLED, network.forward_head(features, pre_logits=True)
-    yield LOGITS, network.forward_head(features)
-
-
 def _dilation(variant: Variant) -> dict[str, Any]:
     return {} if variant.output_stride is None else {"output_stride": variant.output_stride}
 
 
+def _is_hub(variant: Variant) -> bool:
+    return variant.tag is not None and variant.tag.startswith(HUBS)
+
+
 def _full_name(variant: Variant) -> str:
+    """What ``timm.create_model`` takes."""
+    if _is_hub(variant):
+        return str(variant.tag)
     return f"{variant.model}.{variant.tag}" if variant.tag else variant.model
 
 
 def _config(variant: Variant) -> dict[str, Any]:
+    if _is_hub(variant):
+        return read_config(str(variant.tag), variant.model)
     config = timm.get_pretrained_cfg(_full_name(variant))
     return config.to_dict() if config is not None else {}

@@ -1,0 +1,106 @@
+"""Where features leave timm's networks besides their modules: the steps of a forward pass, and timm's own maps.
+
+timm names a module for each feature level. Where that module gives a list or tokens in an order of its own, or does not
+run, the map is the one that the network's ``forward_intermediates`` makes of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from featreg.plugin import Size
+from featreg_torch.declared import declared_levels, declared_outlets
+from featreg_torch.shapes import Shape, probe
+from featreg_torch.taps import Glance, HookTaps, Outlet
+
+__all__ = ["find_outlets", "native_names", "tap"]
+
+FEATURES = "forward_features"
+POOLED = "forward_head(pre_logits=True)"
+LOGITS = "forward_head"
+_INTERMEDIATES = "forward_intermediates"
+
+
+def find_outlets(network: nn.Module, native: Size, levels: Mapping[int, str] | None = None) -> list[Outlet]:
+    """The outlets of a network on the meta device; ``levels`` names those of a dilated one."""
+    outlets = declared_outlets(network, FEATURES, levels={})
+    shapes = _shapes(network, outlets, native)
+    outlets = [_as_map(outlet, shapes[outlet.source]) for outlet in outlets]
+    shapes |= _shapes(network, [outlet for outlet in outlets if outlet.source not in shapes], native)
+    strides = {
+        outlet.index: stride
+        for outlet in outlets
+        if outlet.index is not None and (stride := _stride(outlet, shapes[outlet.source], native)) is not None
+    }
+    found = declared_levels(network, strides) if levels is None else levels
+    levelled = [
+        outlet if outlet.index is None else attrs.evolve(outlet, level=found.get(outlet.index)) for outlet in outlets
+    ]
+    return [*levelled, *_heads(network, native)]
+
+
+def native_names(network: nn.Module, outlets: Sequence[Outlet]) -> list[str]:
+    """Every name of a network's modules, then those of its steps."""
+    modules = [name for name, _ in network.named_modules() if name]
+    return list(dict.fromkeys([*modules, *(outlet.source for outlet in outlets)]))
+
+
+def _shapes(network: nn.Module, outlets: Sequence[Outlet], native: Size) -> dict[str, Shape | None]:
+    sources = list(dict.fromkeys(outlet.source for outlet in outlets))
+    if not sources:
+        return {}
+    return dict(zip(sources, probe(tap(network, sources, [Glance() for _ in sources]), native), strict=True))
+
+
+def _as_map(outlet: Outlet, shape: Shape | None) -> Outlet:
+    """An indexed outlet as it is where its module gives a map or the tokens of a plain transformer."""
+    if outlet.index is None or (shape is not None and (len(shape) == 4 or (len(shape) == 3 and outlet.reduction))):
+        return outlet
+    return attrs.evolve(outlet, source=_intermediate(outlet.index), reduction=None, prefix_tokens=0, stored="nchw")
+
+
+def _stride(outlet: Outlet, shape: Shape | None, native: Size) -> int | None:
+    """The stride of a map, which some networks declare wrongly."""
+    if shape is None or len(shape) != 4:
+        return None
+    return max(1, round(native[0] / (shape[2] if shape[1] == outlet.channels else shape[1])))
+
+
+def _heads(network: nn.Module, native: Size) -> list[Outlet]:
+    """The heads behind the features: an encoder has none, and a network without classes no logits."""
+    if getattr(network, "num_classes", 0) > 0:
+        return [Outlet(POOLED, head="pooled", kind="vector"), Outlet(LOGITS, head="logits", kind="vector")]
+    (shape,) = probe(tap(network, [LOGITS], [Glance()]), native)
+    return [] if shape is None else [Outlet(POOLED, head="pooled", kind="vector")]
+
+
+def _intermediate(index: int) -> str:
+    return f"{_INTERMEDIATES}[{index}]"
+
+
+def _run(network: Any, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Two passes where both maps and something else are wanted: not every module runs in ``forward_intermediates``."""
+    maps = [index for index in range(len(getattr(network, "feature_info", ()))) if _intermediate(index) in wanted]
+    if maps:
+        made = network.forward_intermediates(images, indices=maps, stop_early=True, intermediates_only=True)
+        yield from zip(map(_intermediate, maps), made, strict=True)
+    if len(maps) == len(wanted):
+        return
+    features = network.forward_features(images)
+    yield FEATURES, features
+    if POOLED in wanted:
+        yield POOLED, network.forward_head(features, pre_logits=True)
+    try:
+        logits = network.forward_head(features)
+    except NotImplementedError:  # an encoder
+        return
+    yield LOGITS, logits
+
+
+tap = functools.partial(HookTaps, run=_run)
