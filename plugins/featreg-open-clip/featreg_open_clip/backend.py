@@ -1,37 +1,49 @@
-"""open_clip's models: image towers tapped by hooks on their own modules, text towers through their embedding.
+"""open_clip's models: image towers and text towers, tapped by hooks on their own modules.
 
-Embeddings are never normalised: CLIP leaves that to the caller, and so does this backend for CoCa, whose own default is
-to normalise.
+Embeddings are not normalised unless that is asked for: CLIP leaves it to the caller, and so does this backend for CoCa,
+whose own default is to normalise.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import attrs
 import torch
-from huggingface_hub.constants import HF_HUB_CACHE
-from open_clip.coca_model import CoCa
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
 from featreg.plugin import ExtractionRequest, Preprocess, Size, errors
 from featreg_open_clip import CAPABILITIES
+from featreg_open_clip.architectures import (
+    OPENAI,
+    ClipVariant,
+    check_same,
+    configuration,
+    context_length,
+    has_hub_texts,
+    model_configuration,
+    preprocessing,
+    source,
+)
+from featreg_open_clip.checkpoints import check_archive, converted, find_checkpoint, finding_weights, without_texts
+from featreg_open_clip.hubs import HUBS, is_hub
 from featreg_open_clip.library import muted, open_clip
-from featreg_open_clip.texts import Tokenizer, hub_files
-from featreg_open_clip.towers import ENCODE_IMAGE, find_tower
+from featreg_open_clip.networks import build_network, encode_prompts, has_stand_in, load_network, ready_for_meta
+from featreg_open_clip.options import OPTIONS, check_use, check_values, wants_texts
+from featreg_open_clip.similarity import keep_scale
+from featreg_open_clip.texts import Tokenizer
+from featreg_open_clip.towers import ENCODE_IMAGE, ENCODE_TEXT, LOGITS, Run, find_tower, is_text
 from featreg_torch.backend import TorchBackend, Variant
 from featreg_torch.blueprint import Plan
 from featreg_torch.extractor import TorchExtractor
 from featreg_torch.taps import HookTaps, Outlet
+from featreg_torch.weights import Checkpoint, load_into, read_checkpoint
 
 __all__ = ["OpenClipBackend", "OpenClipExtractor"]
 
-ENCODE_TEXT = "encode_text"
-OPTIONS = ("truncate",)
 RESIZE_MODES: Mapping[str, Literal["shortest", "longest", "exact"]] = {
     "shortest": "shortest",
     "longest": "longest",
@@ -40,26 +52,44 @@ RESIZE_MODES: Mapping[str, Literal["shortest", "longest", "exact"]] = {
 
 
 class OpenClipBackend(TorchBackend):
-    """The backend ``open_clip``. Model names are those of its configurations; a tag of weights goes into ``weights``.
+    """The backend ``open_clip``.
 
-    Its one option is ``truncate``: with True, texts longer than the context are cut; else they raise InputError.
+    Model names are those of its configurations, OpenAI's (``"ViT-B/32"``), and ``hf-hub:REPOSITORY`` and
+    ``local-dir:FOLDER``, which are weights as well; a tag of weights goes into ``weights``. Its options:
+
+    - ``truncate``: with True, texts longer than the context are cut; else they raise InputError.
+    - ``normalize``: with True, ``embedding`` and ``text_embedding`` have unit length.
+    - ``texts``: what the layer ``logits`` compares each image with.
     """
 
     name: ClassVar[str] = "open_clip"
     capabilities: ClassVar[tuple[str, ...]] = CAPABILITIES
+    package: ClassVar[str | None] = "featreg_open_clip"
+    hubs: ClassVar[tuple[str, ...]] = HUBS
+    options: ClassVar[tuple[str, ...]] = (*TorchBackend.options, *OPTIONS)
 
     def models(self) -> Sequence[str]:
         return tuple(open_clip.list_models())
 
-    def variant(self, model: str) -> Variant:
-        _config(model)
-        return Variant(model)
+    def has(self, model: str) -> bool:
+        return model in OPENAI or is_hub(model) or model in self.models()
+
+    def variant(self, model: str) -> ClipVariant:
+        if model in OPENAI:
+            return ClipVariant(OPENAI[model], default="openai")
+        model_configuration(model)
+        return ClipVariant(model, default=model if is_hub(model) else None)
 
     def tags(self, variant: Variant) -> Sequence[str]:
         return tuple(open_clip.list_pretrained_tags_by_model(variant.model))
 
     def default_tag(self, variant: Variant) -> str:
+        assert isinstance(variant, ClipVariant)
         tags = self.tags(variant)
+        if variant.default is not None:
+            return variant.default
+        if len(tags) == 1:
+            return tags[0]
         raise errors.WeightsError(
             f"open_clip has no default weights for {variant.model}",
             f"one of {', '.join(tags)}" if tags else "None: open_clip has no pretrained weights for this model",
@@ -68,39 +98,36 @@ class OpenClipBackend(TorchBackend):
         )
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        for option in options:
-            if option not in OPTIONS:
-                raise errors.CapabilityError(
-                    f"the backend {self.name!r} has no option {option!r}",
-                    f"some of {', '.join(OPTIONS)}",
-                    repr(option),
-                    errors.near_matches(option, OPTIONS),
-                )
-        if not isinstance(options.get("truncate", False), bool):
-            raise errors.SpecError("the option 'truncate' is a switch", "true or false", repr(options["truncate"]))
+        super().check_options(options)
+        check_values(options)
 
     def build(self, variant: Variant) -> nn.Module:
-        text_config = _config(variant.model)["text_cfg"]
-        with muted(), hub_files(f"the text tower of open_clip:{variant.model}"):
-            if text_config.get("hf_model_name"):
-                importlib.import_module("transformers")
-            network = _create(variant.model)
-        if isinstance(network, CoCa):  # open_clip leaves this one as it finds it in memory
-            projection = network.text_decoder.text_projection
-            nn.init.normal_(projection, std=len(projection) ** -0.5)
-        return network
+        assert isinstance(variant, ClipVariant)
+        with muted():
+            return build_network(variant)
 
     def plan(self, network: nn.Module, variant: Variant) -> Plan:
-        tower = find_tower(network)
+        assert isinstance(variant, ClipVariant)
+        ready_for_meta(network)
+        tower, config = find_tower(network), configuration(variant)
         heads = [Outlet(ENCODE_IMAGE, head="embedding"), Outlet(ENCODE_TEXT, head="text_embedding")]
-        modules = [name for name, _ in network.named_modules() if name and not name.startswith(tower.hidden)]
-        names = [*modules, *tower.sources, ENCODE_IMAGE, ENCODE_TEXT]
-        taps = functools.partial(HookTaps, run=_run)
-        return Plan([*tower.outlets(), *heads], names, taps, tower.prefix_tokens)
+        if variant.prompts:
+            heads.append(Outlet(LOGITS, head="logits"))
+        modules = [name for name, _ in network.named_modules() if name]
+        texts = [] if has_stand_in(variant) else list(filter(is_text, modules))
+        names = [*(name for name in modules if not is_text(name)), *texts, *tower.sources]
+        run = Run(context_length(config), variant.normalize)
+        return Plan(
+            [*tower.outlets(), *heads],
+            [*names, *(head.source for head in heads)],
+            functools.partial(HookTaps, run=run),
+            tower.prefix_tokens,
+            frozenset((*texts, *tower.queries)),
+            tower.stored,
+        )
 
     def preprocess(self, variant: Variant) -> Preprocess:
-        tagged = open_clip.get_pretrained_cfg(variant.model, variant.tag) if variant.tag else {}
-        config = merge_preprocess_dict(PreprocessCfg(), tagged)
+        config = merge_preprocess_dict(PreprocessCfg(), dict(preprocessing(variant)))
         size = self.native_size(variant)
         return Preprocess(
             resize=size,
@@ -113,29 +140,57 @@ class OpenClipBackend(TorchBackend):
         )
 
     def native_size(self, variant: Variant) -> Size:
-        size = _config(variant.model)["vision_cfg"].get("image_size", open_clip.CLIPVisionCfg.image_size)
+        size = configuration(variant)["vision_cfg"].get("image_size", open_clip.CLIPVisionCfg.image_size)
         height, width = (size, size) if isinstance(size, int) else size
         return (height, width)
 
     def pretrained(self, variant: Variant, tag: str) -> nn.Module:
-        config = open_clip.get_pretrained_cfg(variant.model, tag)
-        origin = config.get("hf_hub") or config.get("url") or config.get("file")
-        cache = HF_HUB_CACHE if config.get("hf_hub") else Path("~/.cache/clip").expanduser()
-        try:
-            with muted():
-                return _create(variant.model, tag)
-        except Exception as error:
-            raise errors.WeightsError(
-                f"the pretrained weights {tag!r} of open_clip:{variant.model} cannot be had",
-                f"{origin}, from the network or from the cache {cache}",
-                f"{type(error).__name__}: {error}",
-                remedy="load them once while online, or pass the path of a checkpoint file as weights",
-            ) from error
+        assert isinstance(variant, ClipVariant)
+        with muted(), finding_weights(variant, tag):
+            if not is_hub(tag) and not has_stand_in(variant):
+                return load_network(variant, tag)
+            network, path = build_network(variant), find_checkpoint(variant, tag)
+        load_into(network, self.convert(read_checkpoint(path), network, variant))
+        return network
+
+    def convert(self, checkpoint: Checkpoint, network: nn.Module, variant: Variant) -> Checkpoint:
+        assert isinstance(variant, ClipVariant)
+        state = converted(network, checkpoint.state, variant)
+        return attrs.evolve(checkpoint, state=without_texts(network, state) if has_stand_in(variant) else state)
+
+    def finish(self, network: nn.Module, variant: Variant) -> None:
+        assert isinstance(variant, ClipVariant)
+        if variant.prompts:
+            encode_prompts(network, variant)
+        keep_scale(network)
 
     def extractor(self, request: ExtractionRequest, **parts: Any) -> TorchExtractor:
-        texts = any(feature.head == "text_embedding" for feature in parts["features"])
-        tokenizer = Tokenizer(request.model, **request.options) if texts else None
-        return OpenClipExtractor(tokenizer, **parts)
+        if not wants_texts(request.layers[0]):
+            return OpenClipExtractor(None, **parts)
+        variant = self._requested(request)
+        return OpenClipExtractor(Tokenizer(source(variant), variant.truncate), **parts)
+
+    def _requested(self, request: ExtractionRequest) -> ClipVariant:
+        check_use(request)
+        variant: Any = super()._requested(request)
+        if variant.tag is not None and is_hub(variant.tag):
+            check_same(variant.model, variant.tag)
+        options = request.options
+        prompts = tuple(options.get("texts", ()))
+        texts = bool(prompts) or wants_texts(request.layers[0])
+        asked: ClipVariant = attrs.evolve(
+            variant,
+            texts=texts and has_hub_texts(configuration(variant)),
+            normalize=options.get("normalize", False),
+            truncate=options.get("truncate", False),
+            prompts=prompts,
+        )
+        return asked
+
+    def _checkpoint(self, request: ExtractionRequest) -> Checkpoint | None:
+        if request.weights is not None and not is_hub(request.weights):
+            check_archive(request.weights)
+        return super()._checkpoint(request)
 
 
 class OpenClipExtractor(TorchExtractor):
@@ -145,45 +200,12 @@ class OpenClipExtractor(TorchExtractor):
         super().__init__(**parts)
         self._tokenizer = tokenizer
 
+    @property
+    def takes_text(self) -> bool:
+        return self._tokenizer is not None
+
     def prepare(self, batch: Any) -> torch.Tensor:
         """Images as every torch extractor takes them; a list of texts becomes tokens (N, context length)."""
         if self._tokenizer is None:
             return super().prepare(batch)
         return self._tokenizer(batch).to(self._device)
-
-
-def _config(model: str) -> Mapping[str, Any]:
-    """open_clip's configuration of an architecture, by exactly this name; UnknownModelError where it has none."""
-    known = open_clip.list_models()
-    if model not in known:
-        raise errors.UnknownModelError(
-            f"open_clip has no model {model!r}",
-            got=repr(model),
-            matches=errors.near_matches(model, known),
-            remedy="featreg models open_clip lists them all",
-        )
-    config: Mapping[str, Any] = open_clip.get_model_config(model)
-    return config
-
-
-def _create(model: str, tag: str | None = None) -> nn.Module:
-    # without the device the network would be moved to the CPU, without pretrained_hf its text tower be downloaded
-    network: nn.Module = open_clip.create_model(
-        model, pretrained=tag, device=torch.get_default_device(), pretrained_hf=False
-    )
-    return network
-
-
-def _run(network: Any, inputs: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Run the tower that the inputs are for: images are floating point, tokens whole numbers."""
-    if not inputs.is_floating_point():
-        yield ENCODE_TEXT, network.encode_text(inputs, normalize=False)
-        return
-    if ENCODE_TEXT in wanted and inputs.is_meta:  # shapes of both towers are found in one go
-        tokens = torch.empty(len(inputs), _context_length(network), dtype=torch.long, device="meta")
-        yield ENCODE_TEXT, network.encode_text(tokens, normalize=False)
-    yield from find_tower(network).run(inputs, wanted)
-
-
-def _context_length(network: Any) -> int:
-    return int(getattr(network, "text", network).context_length)

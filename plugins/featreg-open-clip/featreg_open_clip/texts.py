@@ -29,7 +29,7 @@ def hub_files(what: str) -> Iterator[None]:
             f"{what} comes from Hugging Face transformers, which is not installed",
             "the distribution transformers",
             str(error),
-            remedy='pip install "transformers[sentencepiece]"',
+            remedy='pip install "featreg-open-clip[transformers]"',
         ) from error
     except OSError as error:
         raise errors.WeightsError(

@@ -1,8 +1,8 @@
-"""The image towers of open_clip: where their features leave them, and how they run.
+"""The towers of open_clip's networks: where their features leave them, and how they run.
 
-open_clip has three kinds: its own vision transformer, OpenAI's modified ResNet, and timm networks with a projection on
-top. Their ``forward_intermediates`` is not used: hooks on the same modules give the same tensors in one pass together
-with the heads, and the ResNet's ``stop_early`` is inverted (open_clip 3.3.0).
+open_clip has three kinds of image towers: its own vision transformer, OpenAI's modified ResNet, and timm networks with
+a projection on top. Their ``forward_intermediates`` is not used: hooks on the same modules give the same tensors in one
+pass together with the heads, and the ResNet's ``stop_early`` is inverted (open_clip 3.3.0).
 """
 
 from __future__ import annotations
@@ -16,16 +16,40 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import nn
+from torch.nn import functional
 
 from featreg_torch.declared import declared_outlets, level_of
-from featreg_torch.taps import Outlet
+from featreg_torch.taps import Outlet, Stored
 
-__all__ = ["ENCODE_IMAGE", "Tower", "find_tower"]
+__all__ = ["ENCODE_IMAGE", "ENCODE_TEXT", "LOGITS", "Run", "Tower", "find_tower", "is_text"]
 
 ENCODE_IMAGE = "encode_image"
+ENCODE_TEXT = "encode_text"
+LOGITS = "get_logits"
 POOLED = "visual(proj=None)"
 TRUNK_FEATURES = "visual.trunk.forward_features"
 TRUNK_POOLED = "visual.trunk.forward_head(pre_logits=True)"
+
+
+_TEXT_PARTS = frozenset(
+    (
+        ENCODE_TEXT,
+        "attn_mask",
+        "ln_final",
+        "positional_embedding",
+        "text",
+        "text_decoder",
+        "text_projection",
+        "token_embedding",
+        "transformer",
+    )
+)
+"""What a network has beside its image tower, as CLIP has it at its top and as the others have it."""
+
+
+def is_text(name: str) -> bool:
+    """Whether a module, a tensor or an output belongs to the text tower."""
+    return name.partition(".")[0] in _TEXT_PARTS
 
 
 class Tower:
@@ -37,7 +61,10 @@ class Tower:
     sources: tuple[str, ...] = ()
     """Names of outputs that are no module's, besides the embedding."""
 
-    hidden: tuple[str, ...] = ()
+    stored: Stored | None = None
+    """How all its maps are laid out; None where each one's shapes must tell."""
+
+    queries: tuple[str, ...] = ()
     """Modules whose output is laid out like tokens but has no place in the image."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -72,7 +99,7 @@ class TransformerTower(Tower):
             self._norms_first = not self.visual.final_ln_after_pool
         else:
             self._norms_first = self.visual.attn_pool_contrastive is not None
-            self.hidden = ("visual.attn_pool", "visual.ln_post")
+            self.queries = ("visual.attn_pool", *(() if self._norms_first else ("visual.ln_post",)))
 
     def outlets(self) -> list[Outlet]:
         patch = int(self.visual.patch_size[0])
@@ -119,13 +146,17 @@ class ResNetTower(Tower):
     """OpenAI's modified ResNet.
 
     Indices are open_clip's own: 0 is the stem after its average pool, at stride 4, and 1 to 4 are the stages. C1 is the
-    stem before that pool. There is no ``pooled``: the attention pool is itself the projection into the embedding.
+    stem before that pool. There is no ``pooled``: the attention pool is itself the projection into the embedding. At
+    its one size the shapes do not always tell the layout: RN50x16's index 0 has 96 channels, rows and columns.
     """
+
+    stored: Stored | None = "nchw"
 
     def outlets(self) -> list[Outlet]:
         stem = [Outlet("visual.act3", level="C1"), Outlet("visual.avgpool", index=0)]
         stages = [Outlet(f"visual.layer{stage}", level=f"C{stage + 1}", index=stage) for stage in range(1, 5)]
-        return [*stem, *stages, Outlet("visual.layer4", head="features")]
+        outlets = [*stem, *stages, Outlet("visual.layer4", head="features")]
+        return [attrs.evolve(outlet, stored=self.stored) for outlet in outlets]
 
 
 class TrunkTower(Tower):
@@ -168,3 +199,39 @@ def find_tower(network: nn.Module) -> Tower:
     """The image tower of an open_clip network; one with the embedding alone where its kind is not known."""
     kinds = {VisionTransformer: TransformerTower, ModifiedResNet: ResNetTower, TimmModel: TrunkTower}
     return kinds.get(type(network.visual), Tower)(network)
+
+
+class Run:
+    """Runs the tower that the inputs are for: images are floating point, tokens whole numbers.
+
+    On the meta device both run, so that one run finds the shapes of both. With ``normalize`` embeddings have unit
+    length. Logits are those of the images and of the network's buffer ``prompts``, embeddings of unit length.
+    """
+
+    def __init__(self, context_length: int, normalize: bool) -> None:
+        self.context_length = context_length
+        self.normalize = normalize
+
+    def __call__(
+        self, network: Any, inputs: torch.Tensor, wanted: frozenset[str]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        texts = frozenset(filter(is_text, wanted))
+        if not inputs.is_floating_point():
+            yield ENCODE_TEXT, network.encode_text(inputs, normalize=self.normalize)
+            return
+        if texts and inputs.is_meta:
+            tokens = torch.empty(len(inputs), self.context_length, dtype=torch.long, device="meta")
+            yield ENCODE_TEXT, network.encode_text(tokens, normalize=self.normalize)
+        if wanted - texts:
+            yield from self._images(network, inputs, wanted)
+
+    def _images(self, network: Any, images: torch.Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        for source, output in find_tower(network).run(images, wanted):
+            if source != ENCODE_IMAGE:
+                yield source, output
+                continue
+            unit = functional.normalize(output, dim=-1) if self.normalize or LOGITS in wanted else output
+            yield source, unit if self.normalize else output
+            if LOGITS in wanted:
+                logits = network.logit_scale.exp() * unit @ network.prompts.T
+                yield LOGITS, logits if network.logit_bias is None else logits + network.logit_bias

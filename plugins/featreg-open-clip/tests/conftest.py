@@ -25,6 +25,7 @@ CONFIGS = {
         "custom_text": True,
     },
     "tiny-rn": {"vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8, "patch_size": None}},
+    "tiny-cube": {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}},
     "tiny-convnext": {
         "vision_cfg": {**TRUNK, "timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"}
     },
@@ -36,6 +37,7 @@ CONFIGS = {
         "vision_cfg": {**TRUNK, "timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"},
         "custom_text": True,
     },
+    "tiny-bias": {"vision_cfg": VIT, "custom_text": True, "init_logit_bias": -10},
     "tiny-attention": {
         "vision_cfg": {**TRUNK, "timm_model_name": "test_efficientnet", "timm_pool": "abs_attn", "timm_proj": ""}
     },
@@ -60,13 +62,13 @@ def tiny_models(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def raw_model():
-    """Makes the library's own network with the weights of an extractor, by open_clip alone."""
+    """Makes the library's own network by open_clip alone, with the random weights that an extractor's seed gives."""
 
     def make(extractor):
         name = extractor.request.model.partition(":")[2]
-        network = open_clip.create_model(name, pretrained_hf=False).eval()
-        network.load_state_dict(extractor.module.state_dict())
-        return network
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return open_clip.create_model(name, pretrained_hf=False).eval()
 
     return make
 

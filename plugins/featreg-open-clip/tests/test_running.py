@@ -101,7 +101,7 @@ def test_single_layers_equal_those_asked_for_together(name, images):
 @pytest.mark.parametrize("layers", [["C4"], ["pooled"], ["embedding", "pooled", 0]])
 def test_hooks_are_gone_after_an_exception_and_after_closing(layers, images, monkeypatch):
     extractor = featreg.create_extractor("open_clip:tiny-vit", layers)
-    module = extractor.module
+    module = extractor.module.network
     batch = images(extractor)
     expected = extractor(batch)
 

@@ -90,7 +90,11 @@ def test_counted_tokens_are_those_of_open_clip(text):
     ("options", "kind", "problem"),
     [
         ({"trunkate": True}, errors.CapabilityError, "trunkate"),
-        ({"truncate": True, "normalize": True}, errors.CapabilityError, "normalize"),
+        ({"normalize": "yes"}, errors.SpecError, "normalize"),
+        ({"texts": "a cat"}, errors.SpecError, "texts"),
+        ({"texts": []}, errors.SpecError, "texts"),
+        ({"texts": ["a cat", 1]}, errors.SpecError, "texts"),
+        ({"texts": ["a cat"]}, errors.CapabilityError, "texts"),
         ({"truncate": "yes"}, errors.SpecError, "truncate"),
         ({"truncate": 1}, errors.SpecError, "truncate"),
     ],
@@ -165,7 +169,7 @@ def test_text_tower_without_its_library(monkeypatch):
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-hub-tower", config)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(errors.MissingDependencyError, match="text tower of open_clip:tiny-hub-tower"):
-        featreg.describe("open_clip:tiny-hub-tower")
+        open_text("tiny-hub-tower")
 
 
 class WordTokenizer:

@@ -47,23 +47,24 @@ def open_weights(weights, layers="embedding", model="tiny-vit"):
     return featreg.create_extractor(f"open_clip:{model}", layers, weights=weights)
 
 
-def same_state(module, state):
-    own = module.state_dict()
-    return own.keys() == state.keys() and all(torch.equal(own[name], state[name]) for name in own)
+def has_state(extractor, state):
+    """Whether what is left of a network, the tower that was asked for, has these weights."""
+    own = extractor.module.network.state_dict()
+    return len(own) > 10 and all(torch.equal(own[name], state[name]) for name in own)
 
 
 @pytest.mark.parametrize("name", ["tiny-vit", "tiny-coca", "tiny-rn", "tiny-convnext"])
 def test_random_weights_are_the_same_each_time(name):
     first, second = (open_weights(None, model=name) for _ in range(2))
-    assert same_state(first.module, second.module.state_dict())
+    assert has_state(first, second.module.network.state_dict())
     assert first.module is not second.module
 
 
 def test_file(checkpoint, images):
     path, state = checkpoint
     extractor = open_weights(str(path))
-    assert same_state(extractor.module, state)
-    assert not same_state(open_weights(None).module, state)
+    assert has_state(extractor, state)
+    assert not has_state(open_weights(None), state)
 
 
 def test_file_of_another_architecture(checkpoint):
@@ -75,7 +76,7 @@ def test_file_of_another_architecture(checkpoint):
 
 def test_tag_is_loaded_by_open_clip_with_its_preprocessing(tags, checkpoint):
     extractor = open_weights("local_s1")
-    assert same_state(extractor.module, checkpoint[1])
+    assert has_state(extractor, checkpoint[1])
     preprocess = extractor.preprocess
     assert (preprocess.mean, preprocess.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (preprocess.resize_mode, preprocess.interpolation) == ("exact", "bilinear")
@@ -90,12 +91,6 @@ def test_unknown_tag_is_refused_before_anything_is_downloaded(tag, tags, monkeyp
     assert all(known in caught.value.expected for known in tags)
     assert ("local_s1" in caught.value.matches) == (tag == "lokal_s1")
     assert "checkpoint" in caught.value.remedy
-
-
-def test_warning_of_another_activation_comes_through(tags):
-    open_clip.pretrained._PRETRAINED["tiny-vit"]["local_s1"]["quick_gelu"] = True
-    with pytest.warns(UserWarning, match="QuickGELU mismatch"):
-        open_weights("local_s1")
 
 
 def test_unknown_tag_of_a_real_model():
