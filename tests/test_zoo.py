@@ -1,0 +1,569 @@
+"""The sweep of the zoos: a wrong prediction is found, lost workers are outcomes, and a sweep can be resumed."""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+sys.path.append(str(Path(__file__).parent.parent))  # zoo is no part of the distribution; at the end, so that wheels win
+
+from featreg.spec import FeatureInfo, InputRule, MeasuredGrid
+from zoo.arrange import Frame, Mismatch, arrange, arranged_shape, is_near
+from zoo.claims import check_declaration, check_levels
+from zoo.ledger import Ledger
+from zoo.oracles import RawRefusal
+from zoo.page import page, write
+from zoo.pool import Limits, Lost, run_tasks
+from zoo.records import Finding, Layer, Record, SizeCheck, Task, ValueCheck, from_plain, to_plain
+from zoo.selection import SLICE, Selection, select
+from zoo.sizes import allows, plan
+from zoo.sweep import sweep
+from zoo.verdict import complaints, missing
+
+EXACT = Record("timm:one", "exact", input_size=(224, 224), layers=(Layer("C5", "layer4", "map", 512, 32, "ceil"),))
+
+
+# --- raw outputs as the specification lays them out -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "predicted", "expected"),
+    [
+        ((3, 96, 49, 65), "map", (3, 96, 49, 65), (3, 96, 49, 65)),
+        ((3, 49, 65, 96), "map", (3, 96, 49, 65), (3, 96, 49, 65)),
+        ((3, 1 + 12 * 16, 192), "map", (3, 192, 12, 16), (3, 192, 12, 16)),
+        ((12 * 16, 3, 192), "map", (3, 192, 12, 16), (3, 192, 12, 16)),
+        ((3, 193, 192), "tokens", (3, 193, 192), (3, 193, 192)),
+        ((3, 12, 16, 192), "tokens", (3, 192, 192), (3, 192, 192)),
+        ((3, 512, 1, 1), "vector", (3, 512), (3, 512)),
+        ((3, 512), "vector", (3, 512), (3, 512)),
+    ],
+)
+def test_raw_outputs_are_arranged_without_asking_the_prediction(raw, kind, predicted, expected):
+    assert arranged_shape(raw, kind, predicted, Frame(3, (193, 257), prefix=1)) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "predicted"),
+    [
+        ((3, 1 + 12 * 16, 192), "map", (3, 192, 16, 12)),  # rows and columns swapped
+        ((3, 2 + 12 * 16, 192), "map", (3, 192, 12, 16)),  # two tokens too many
+        ((4, 96, 49, 65), "map", (3, 96, 49, 65)),
+        ((3, 512, 2, 2), "vector", (3, 512)),
+        ((3, 512), "map", (3, 512, 1, 1)),
+    ],
+)
+def test_outputs_that_fit_no_kind_are_a_mismatch(raw, kind, predicted):
+    with pytest.raises(Mismatch):
+        arranged_shape(raw, kind, predicted, Frame(3, (193, 257), prefix=1))
+
+
+def test_values_are_arranged_row_by_row():
+    tokens = np.arange(2 * 7 * 3).reshape(2, 7, 3)
+    found = arrange(tokens, "map", (2, 3, 2, 3), Frame(2, (64, 96), prefix=1))
+    assert found[1, 2].tolist() == tokens[1, 1:, 2].reshape(2, 3).tolist()
+
+
+@pytest.mark.parametrize(
+    ("grid", "size", "reduction", "near"),
+    [
+        ((71, 71), (299, 299), 4, True),  # inception_v3 pads nothing
+        ((1, 2), (33, 40), 32, True),
+        ((14, 14), (224, 224), 8, False),
+        ((12, 12), (224, 224), 14, True),
+        ((16, 8), (256, 256), 16, False),
+    ],
+)
+def test_a_reduction_must_be_near_what_the_grid_says(grid, size, reduction, near):
+    assert is_near(grid, size, reduction) == near
+
+
+# --- sizes and claims -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "sizes"),
+    [
+        (InputRule(), [(224, 224), (193, 257), (225, 225)]),
+        (InputRule(fixed=(224, 224)), [(224, 224), (193, 257), (225, 225)]),
+        (InputRule(multiple_of=32), [(224, 224), (193, 257), (225, 225), (224, 288)]),
+        (InputRule(minimum=(33, 33)), [(224, 224), (193, 257), (225, 225), (33, 33), (32, 224)]),
+        (
+            InputRule(multiple_of=32, minimum=(40, 40)),
+            [(224, 224), (193, 257), (225, 225), (224, 288), (64, 64)],
+        ),
+    ],
+)
+def test_sizes_hold_the_three_and_the_edges_of_the_rule(rule, sizes):
+    assert plan((224, 224), rule) == sizes
+    restricted = rule != InputRule()
+    assert all(allows(rule, size) for size in sizes) != restricted
+
+
+def level(key, reduction, name="stage", kind="map"):
+    return FeatureInfo(name, 8, reduction, kind, level=key)
+
+
+@pytest.mark.parametrize(
+    ("levels", "dilated", "complaints_"),
+    [
+        ([level("C1", 2, "a"), level("C2", 4, "b")], False, []),
+        ([level("C4", 14)], False, []),
+        ([level("C2", 4, "a"), level("C1", 2, "b")], False, ["levels"]),
+        ([level("C1", 2, "a"), level("C1", 2, "a")], False, ["levels"]),
+        ([level("C2", 4, "b"), level("C3", 8, "a")], False, ["order of the levels"]),
+        ([level("C4", 8)], False, ["reduction of C4"]),
+        ([level("C4", 8)], True, []),
+        ([level("C4", 32)], True, ["reduction of C4"]),
+        ([level("C4", 16, kind="tokens")], False, ["kind of C4"]),
+    ],
+)
+def test_levels_keep_their_own_claims(levels, dilated, complaints_):
+    assert [finding.what for finding in check_levels(levels, ("a", "b"), dilated)] == complaints_
+
+
+def test_a_level_is_the_librarys_last_declared_entry():
+    features = [level("C1", 2, "stem"), level("C2", 4, "layer1")]
+    seen = {"stem": (3, 8, 32, 48), "layer1": (3, 8, 16, 24), "layer2": (3, 16, 24, 8), "list": (3, 8, 8, 12)}
+
+    def found(declared):
+        return [finding.got for finding in check_declaration(features, declared, seen, (64, 96))]
+
+    assert found({2: ("stem",), 4: ("layer1",)}) == []
+    assert found({2: ("stem",), 4: ("layer2",)}) == ["layer1"]
+    assert (
+        found({2: ("gone",), 4: ("list", "layer2")}) == []
+    )  # it gives no tensor, or declares another stride than it has
+
+
+# --- oracles ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def oracle_of():
+    """An oracle for any module that is built by a function of the device."""
+    torch = pytest.importorskip("torch")
+    from zoo.oracles.modules import TorchOracle
+
+    class Anything(TorchOracle):
+        def __init__(self, forward):
+            super().__init__("anything")
+            self.forward = forward
+
+        @staticmethod
+        def models():
+            return ["anything"]
+
+        def build(self, device):
+            network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1, stride=2), torch.nn.ReLU(inplace=True))
+            return network.to(device)
+
+        def run(self, network, images, names):
+            yield "whole", self.forward(network, images)
+
+    return Anything
+
+
+def refuse_meta(network, images):
+    assert images.device.type == "cpu"
+    return network(images)
+
+
+def needs_numbers(network, images):
+    return network(images) if images.sum().item() == 0 else None
+
+
+@pytest.mark.parametrize(
+    ("forward", "how"),
+    [(lambda network, images: network(images), "meta"), (refuse_meta, "fake"), (needs_numbers, "real")],
+)
+def test_oracles_take_the_cheapest_tensors_that_get_through(oracle_of, forward, how):
+    oracle = oracle_of(forward)
+    assert dict(oracle.shapes(["1", "whole", "gone"], (5, 9))) == {"1": (3, 8, 3, 5), "whole": (3, 8, 3, 5)}
+    assert oracle.how == how
+
+
+def test_oracles_say_when_the_library_refuses(oracle_of):
+    with pytest.raises(RawRefusal, match="ZeroDivisionError"):
+        oracle_of(lambda *_: 1 // 0).shapes(["1"], (5, 9))
+
+
+def test_in_place_operations_do_not_overwrite_what_an_oracle_keeps(oracle_of):
+    images = np.random.default_rng(0).standard_normal((2, 3, 4, 4), dtype=np.float32)
+    values = oracle_of(lambda network, images: network(images)).values(["0", "1"], images)
+    assert values["0"].min() < 0
+    assert np.array_equal(np.maximum(values["0"], 0), values["1"])
+
+
+def test_torchvisions_names_are_nodes_or_the_last_node_under_a_module():
+    pytest.importorskip("torchvision")
+    from zoo.oracles.torchvision import TorchvisionOracle
+
+    oracle = TorchvisionOracle("resnet18")
+    names = ["fc", "layer2", "layer2.0.relu", "relu", "l.yer1"]
+    assert list(oracle.shapes(names, (193, 257)).items()) == [
+        ("relu", (3, 64, 97, 129)),
+        ("layer2.0.relu", (3, 128, 25, 33)),
+        ("layer2", (3, 128, 25, 33)),
+        ("fc", (3, 1000)),
+    ]
+
+
+# --- one model judged -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judging():
+    """The judge and featreg's own calls; the models are timm's smallest."""
+    pytest.importorskip("timm")
+    import zoo.judge
+
+    return zoo.judge
+
+
+def judged(judging, model="timm:resnet10t", change=None, real=False, **parts):
+    """A record of a model whose description went through ``change``."""
+    import featreg
+
+    def describe(*arguments):
+        info = featreg.describe(*arguments)
+        return info if change is None else attrs.evolve(info, features=tuple(map(change, info.features)))
+
+    backend, _, name = model.partition(":")
+    return judging.Judge(Task(backend, name, real), describe=describe, **parts).record()
+
+
+def test_a_right_description_is_exact_in_shapes_and_values(judging):
+    record = judged(judging, real=True)
+    assert (record.status, record.findings) == ("exact", ())
+    assert record.values == ValueCheck("equal")
+    assert record.how == "meta"
+    assert [check.outcome for check in record.sizes] == ["exact", "exact", "exact"]
+    assert [layer.key for layer in record.layers if layer.key[0] == "C"] == ["C1", "C2", "C3", "C4", "C5"]
+
+
+C4_GRIDS = [
+    MeasuredGrid((176, 176), (11, 11)),
+    MeasuredGrid((193, 257), (13, 17)),
+    MeasuredGrid((225, 225), (15, 15)),
+]
+WRONG = {
+    "channels": lambda f: attrs.evolve(f, channels=f.channels + (f.level == "C3")),
+    "rounding": lambda f: attrs.evolve(f, rounding="floor") if f.level == "C5" else f,
+    "reduction": lambda f: attrs.evolve(f, reduction=64) if f.level == "C5" else f,
+    "measured": lambda f: (
+        attrs.evolve(f, rounding="measured", reduction=8, measured=C4_GRIDS) if f.level == "C4" else f
+    ),
+    "level": lambda f: attrs.evolve(f, name="layer1", channels=64, reduction=4) if f.level == "C3" else f,
+    "module": lambda f: attrs.evolve(f, name="layer3.0") if f.level == "C4" else f,
+    "name": lambda f: attrs.evolve(f, name="layer9") if f.level == "C4" else f,
+    "kind": lambda f: attrs.evolve(f, kind="tokens") if f.level == "C4" else f,
+    "vector": lambda f: attrs.evolve(f, channels=1) if f.head == "logits" else f,
+}
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_a_planted_wrong_prediction_is_found(judging, change):
+    model = "timm:resnet18" if change == "module" else "timm:resnet10t"  # resnet10t has one block in a stage
+    record = judged(judging, model, WRONG[change])
+    assert record.status == "wrong"
+    assert record.findings
+
+
+def test_a_rule_that_allows_too_much_is_found(judging):
+    import featreg
+
+    def describe(model, size=(224, 224)):
+        info = featreg.describe(model)
+        shapes = attrs.evolve(info, input_rule=InputRule())
+        return attrs.evolve(shapes, input_size=size)
+
+    task = Task("timm", "vit_tiny_patch16_224")
+    record = judging.Judge(task, describe=describe).record()
+    assert record.status == "wrong"
+    assert {finding.what for finding in record.findings} >= {"input size 193x257", "input size 225x225"}
+
+
+def test_a_rule_that_is_not_kept_is_found_and_a_strict_one_noted(judging):
+    import featreg
+
+    def loose(model, size=None):
+        return attrs.evolve(featreg.describe(model, size), input_rule=InputRule(fixed=(176, 176)))
+
+    def strict(model, size=None):
+        InputRule(fixed=(176, 176)).check(*(size or (176, 176)))
+        return loose(model, size)
+
+    task = Task("timm", "resnet10t")
+    assert judging.Judge(task, describe=loose).record().status == "wrong"
+    record = judging.Judge(task, describe=strict).record()
+    assert record.status == "exact"
+    assert [check.outcome for check in record.sizes] == ["exact", "stricter", "stricter"]
+
+
+def test_values_of_another_module_are_found(judging):
+    import featreg
+
+    class Swapped:
+        def __init__(self, *arguments, **fields):
+            self._extractor = featreg.create_extractor(*arguments, **fields)
+            self.feature_info = self._extractor.feature_info
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._extractor.close()
+
+        def __call__(self, images):
+            return {key: value + (key == "C2") * np.float32(0.5) for key, value in self._extractor(images).items()}
+
+    record = judged(judging, real=True, open_extractor=Swapped)
+    assert record.status == "wrong"
+    assert record.values is not None
+    assert record.values.detail.startswith("C2 by")
+
+
+def refuse(*_):
+    from featreg.errors import CapabilityError
+
+    raise CapabilityError("not supported")
+
+
+def broken_library(*_):
+    raise RawRefusal("the library cannot build it")
+
+
+def test_refusals_must_be_listed_and_true(judging):
+    task = Task("timm", "resnet10t")
+
+    def outcome(listed, describe=refuse, **parts):
+        refused = {"resnet10t": "a reason"} if listed else {}
+        record = judging.Judge(task, describe=describe, refused=lambda _: refused, **parts).record()
+        return record.status, record.kind
+
+    assert outcome(listed=False) == ("failed", "unlisted")
+    assert outcome(listed=True, open_oracle=broken_library) == ("refused", "")
+    assert outcome(listed=True) == ("refused", "")  # featreg cannot open it even without its list
+
+    from featreg import describe
+
+    calls = []
+
+    def describe_once_lifted(*arguments):
+        calls.append(arguments)
+        return refuse() if len(calls) == 1 else describe(*arguments)
+
+    assert outcome(listed=True, describe=describe_once_lifted) == ("failed", "stale")
+    assert outcome(listed=True, describe=describe)[0] == "wrong"  # it is on the list and opens all the same
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind"),
+    [({"describe": lambda *_: 1 // 0}, "featreg"), ({"open_oracle": broken_library}, "oracle")],
+)
+def test_errors_are_outcomes(judging, parts, kind):
+    record = judging.Judge(Task("timm", "resnet10t"), **parts).record()
+    assert (record.status, record.kind) == ("failed", kind)
+    assert record.reason
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+def outcomes(work, todo, **limits):
+    return {outcome.task: outcome.result for outcome in run_tasks(work, todo, Limits(**limits))}
+
+
+def test_workers_return_every_result_and_are_replaced_when_old():
+    assert outcomes(math.sqrt, [0, 1, 4, 9], tasks=1) == {0: 0, 1: 1, 4: 2, 9: 3}
+
+
+def test_a_worker_that_takes_too_long_is_one_lost_task():
+    found = outcomes(time.sleep, [3600, 1800], seconds=0.2, workers=1)
+    assert [(type(lost), lost.kind) for lost in found.values()] == [(Lost, "timeout")] * 2
+
+
+def test_a_worker_that_dies_is_one_lost_task():
+    found = outcomes(os._exit, [7, 8], workers=1)
+    assert [found[code].detail for code in (7, 8)] == [f"the worker ended with exit code {code}" for code in (7, 8)]
+    assert outcomes(signal.raise_signal, [signal.SIGKILL])[signal.SIGKILL].kind == "crash"
+    assert outcomes(math.sqrt, [-1])[-1].kind == "crash"
+
+
+def test_a_worker_that_takes_too_much_memory_is_one_lost_task():
+    found = outcomes(time.sleep, [3600], gibibytes=0.001)
+    assert found[3600].kind == "memory"
+
+
+def test_nothing_is_started_after_the_deadline():
+    assert not list(run_tasks(math.sqrt, [1, 2], deadline=0.0))
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
+    ledger = Ledger(tmp_path / "zoo.jsonl")
+    tasks = [Task("timm", name) for name in ("one", "two", "three")]
+    ledger.add(EXACT, "old")
+    ledger.add(attrs.evolve(EXACT, id="timm:two"), "new")
+    ledger.add(Record("timm:three", "failed", "timeout", "more than 300 seconds"), "new")
+    with ledger.path.open("a") as file:
+        file.write('{"fingerprint": "new", "rec')  # as a killed process leaves it
+    done = sweep(tasks, ledger, Limits(), minutes=0, mark=lambda _: "new")
+    assert [record.id for record in done.records] == ["timm:two"]  # judged before, by this code
+    assert done.left == 2
+
+
+def test_what_a_sweep_judges_is_in_the_ledger(tmp_path):
+    ledger = Ledger(tmp_path / "zoo.jsonl")
+    tasks = [Task("timm", "one"), Task("timm", "two")]
+    first = sweep(tasks, ledger, Limits(workers=1, seconds=0.0), mark=lambda _: "now")
+    assert [record.kind for record in first.records] == ["timeout", "timeout"]
+    assert [json.loads(line)["record"]["id"] for line in ledger.path.read_text().splitlines()] == [
+        "timm:one",
+        "timm:two",
+    ]
+    assert ledger.settled({"timm": "now"}) == {}  # a lost worker is asked again
+    assert not Ledger(ledger.path, fresh=True).path.exists()
+
+
+def test_a_task_that_asks_for_values_is_not_answered_by_shapes(tmp_path):
+    ledger = Ledger(tmp_path / "zoo.jsonl")
+    ledger.add(EXACT, "now")
+    assert sweep([Task("timm", "one", real=True)], ledger, Limits(), minutes=0, mark=lambda _: "now").left == 1
+    ledger.add(attrs.evolve(EXACT, values=ValueCheck("equal")), "now")
+    assert sweep([Task("timm", "one", real=True)], ledger, Limits(), minutes=0, mark=lambda _: "now").left == 0
+
+
+CATALOGUE = {backend: [f"{backend}_{number}" for number in range(200)] for backend in SLICE}
+
+
+def test_selections_are_seeded_and_hold_some_of_everything():
+    assert len(select(CATALOGUE, Selection())) == 800
+    sliced = select(CATALOGUE, Selection(slice=True))
+    assert len(sliced) >= 60
+    assert {backend: sum(task.backend == backend for task in sliced) for backend in SLICE} == SLICE
+    assert {task.backend for task in sliced if task.real} == set(SLICE)
+    assert sliced == select({backend: models[::-1] for backend, models in CATALOGUE.items()}, Selection(slice=True))
+    assert sliced != select(CATALOGUE, Selection(slice=True, seed=1))
+    assert len(select(CATALOGUE, Selection(sample=10))) == 10
+    assert [task.id for task in select(CATALOGUE, Selection(("timm:*_7", "mindspore_7")))] == [
+        "mindspore:mindspore_7",
+        "timm:timm_7",
+    ]
+
+
+def test_a_model_that_is_not_listed_is_missed():
+    assert not list(missing({"timm": ["one", "two"]}, {"timm": ["one"]}))
+    assert list(missing({"timm": ["one"]}, {"timm": ["one", "two"]})) == [
+        "timm:two: a model of the library that featreg does not list"
+    ]
+
+
+def test_verdicts():
+    catalogue = {"timm": [f"m{number}" for number in range(100)]}
+    whole = [attrs.evolve(EXACT, id=f"timm:m{number}") for number in range(100)]
+    assert not list(complaints(whole, catalogue, {}))
+    refused = [attrs.evolve(record, status="refused", reason="why") for record in whole[:2]]
+    assert not list(complaints([*refused[:1], *whole[1:]], catalogue, {}))
+    assert "2 of 100 models are refused; 1 may be" in next(complaints([*refused, *whole[2:]], catalogue, {}))
+    assert not list(complaints(refused, catalogue, {}))  # a quota is of a whole zoo
+    mindspore = [
+        attrs.evolve(record, id=record.id.replace("timm", "mindspore"), upstream="broken") for record in refused
+    ]
+    assert not list(complaints(mindspore, {"mindspore": ["m0", "m1"]}, {}))
+    assert "no model of the library" in next(complaints([], catalogue, {"timm": {"gone": "why"}}))
+    for status in ("wrong", "failed"):
+        bad = attrs.evolve(EXACT, status=status, kind="crash", findings=(Finding("C2", "64", "65"),))
+        assert len(list(complaints([bad], catalogue, {}))) == 1
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+RECORDS = [
+    attrs.evolve(EXACT, sizes=(SizeCheck((225, 225), "stricter"),), values=ValueCheck("equal"), oracle_seconds=30.0),
+    Record("timm:two", "refused", reason="images | of five axes", upstream="ValueError: no\nimage"),
+    Record("timm:three", "wrong", findings=(Finding("C2 (layer1)", "(3, 64, 56, 56)", "(3, 65, 56, 56)"),)),
+    Record("timm:four", "failed", "timeout", "more than 300 seconds"),
+]
+
+
+def test_records_survive_json():
+    assert [from_plain(json.loads(json.dumps(to_plain(record)))) for record in RECORDS] == RECORDS
+
+
+def test_the_page_holds_totals_refusals_and_levels():
+    text = page(RECORDS, {"timm": ["one", "two", "three", "four"]}, {"timm": {"timm": "1.0"}})
+    lines = text.splitlines()
+    assert "| timm | 4 | 1 | 1 | 1 | 1 | 1 | 1 | 0.5 |" in lines
+    assert r"| timm:two | images \| of five axes | ValueError: no image |" in lines
+    assert "| timm:three | wrong | C2 (layer1): (3, 64, 56, 56); got (3, 65, 56, 56) |" in lines
+    assert "| timm:four | failed | more than 300 seconds |" in lines
+    assert "| one | 224x224 |  | C5 512/32 |  |" in lines
+    assert "timm 1.0." in lines
+
+
+def test_documents_are_written_in_a_settled_order(tmp_path):
+    for folder, records in (("a", RECORDS), ("b", RECORDS[::-1])):
+        write(tmp_path / folder, records, {"timm": ["one"]}, {"timm": {"timm": "1.0"}})
+    for name in ("zoo.md", "zoo.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    plain = json.loads((tmp_path / "a" / "zoo.json").read_text())
+    assert [entry["id"] for entry in plain["models"]] == ["timm:four", "timm:one", "timm:three", "timm:two"]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the command over two models whose records are given; the folder of documents comes with its result."""
+    import zoo.cli
+    from zoo.sweep import Listing, Sweep
+
+    models = ("one", "two")
+    monkeypatch.setattr(zoo.cli, "catalogue", lambda names: {name: Listing(models, models) for name in names})
+    monkeypatch.setattr(zoo.cli, "refusals", lambda _: {})
+    for name in zoo.cli._ENVIRONMENT:
+        monkeypatch.setenv(name, "")  # what the command sets is taken back
+
+    def command(*arguments, records=(), left=0):
+        monkeypatch.setattr(zoo.cli, "sweep", lambda tasks, *_, **__: Sweep(tuple(records), left, 0))
+        options = [*arguments, "--ledger", str(tmp_path / "zoo.jsonl"), "--docs", str(tmp_path)]
+        result = CliRunner().invoke(zoo.cli.main, options)
+        return result.exit_code, result.output, (tmp_path / "zoo.md").exists()
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "records", "left", "code", "written"),
+    [
+        ((), [EXACT], 0, 0, True),
+        ((), [EXACT, RECORDS[2]], 0, 1, True),
+        ((), [EXACT, RECORDS[3]], 0, 1, True),
+        ((), [EXACT], 1, 1, False),
+        (("--slice",), [EXACT], 0, 0, False),
+        (("--backend", "timm"), [EXACT], 0, 0, False),
+        (("--model", "nothing*"), [], 0, 2, False),
+    ],
+)
+def test_the_command_ends_with_zero_where_all_is_well(run, arguments, records, left, code, written):
+    assert (run(*arguments, records=records, left=left)[::2]) == (code, written)
+
+
+def test_the_command_says_what_is_amiss(run):
+    output = run(records=RECORDS)[1]
+    assert "timm:three: wrong: C2 (layer1): expected (3, 64, 56, 56), got (3, 65, 56, 56)" in output
+    assert "timm:four: failed: timeout: more than 300 seconds" in output
+    assert "1 exact, 1 wrong, 1 refused, 1 failed" in output
