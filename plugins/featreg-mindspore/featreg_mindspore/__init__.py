@@ -16,8 +16,9 @@ def featreg_backends() -> list[BackendSpec]:
             factory="featreg_mindspore.backend:MindsporeBackend",
             requirements=("mindspore>=2.5", "mindcv>=0.3"),
             capabilities=CAPABILITIES,
-            summary="mindcv's models on MindSpore",
+            summary="mindcv's models on MindSpore, and Cells of your own",
             url="https://github.com/mindspore-lab/mindcv",
             install='pip install "featreg[mindspore]"',
+            wraps=("mindspore.nn.cell.Cell",),
         )
     ]

@@ -1,21 +1,40 @@
-"""The backend ``mindspore``: mindcv's models on the CPU."""
+"""The backend ``mindspore``: mindcv's models on the CPU, and any Cell of the caller's own."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from featreg.plugin import Backend, ExtractionRequest, ModelInfo, Size, errors
+from featreg.plugin import (
+    Backend,
+    ExtractionRequest,
+    ModelInfo,
+    NodeInfo,
+    Preprocess,
+    Size,
+    check_refused,
+    errors,
+)
 from featreg_mindspore import CAPABILITIES, networks, weights
-from featreg_mindspore.extractor import MindsporeExtractor, Tap
+from featreg_mindspore.extractor import MindsporeExtractor
+from featreg_mindspore.families import Source, family_of
+from featreg_mindspore.learning import Learnt, learn, learn_cell
 from featreg_mindspore.libraries import mindcv
+from featreg_mindspore.likeness import deviations, imitate
 from featreg_mindspore.onednn import cap_instruction_set
-from featreg_mindspore.runtime import check_device, quieten_exit
-from featreg_mindspore.survey import Survey, survey
-from featreg_mindspore.trace import trace
+from featreg_mindspore.reading import Checkpoint, read_checkpoint
+from featreg_mindspore.runtime import check_device, evaluating, quieten_exit
+from featreg_mindspore.taps import drop, find_unused
 
 __all__ = ["MindsporeBackend"]
+
+_REMEMBERED = 8
+"""Models whose shapes are kept: a sweep over all of mindcv is not to fill the memory."""
+
+_NATIVE = (224, 224)
+_OPTIONS = ("ema", "padding")
 
 
 class MindsporeBackend(Backend):
@@ -27,7 +46,7 @@ class MindsporeBackend(Backend):
     def __init__(self) -> None:
         self.cap = cap_instruction_set()
         quieten_exit()
-        self._surveys: dict[str, Survey] = {}
+        self._learnt: OrderedDict[tuple[str, str | None], Learnt] = OrderedDict()
         self._lock = threading.RLock()
 
     def models(self) -> Sequence[str]:
@@ -37,63 +56,127 @@ class MindsporeBackend(Backend):
         return bool(mindcv.is_model(model))
 
     def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
-        """The model described; runs it on a few small images the first time, and where a grid follows no formula.
+        """The model described, from fake images (real ones where MindSpore has no fake ones), without its weights.
 
         Raises InputError for a size that it does not take, CapabilityError where it cannot be built or run.
         """
-        known = self._survey(model)
-        size = input_size or known.size
-        known.rule.check(*size)
-        if not known.follows_formula(size):
-            known.add(size, trace(networks.build(model), size))
-        return _info(model, known, size)
+        learnt = self._learn(model)
+        size = input_size or learnt.survey.size
+        learnt.survey.rule.check(*size)
+        if not learnt.survey.follows_formula(size):
+            learnt.see(size)
+        return _info(model, learnt, networks.preprocess(model, learnt.survey.size), size, _deviations(model, learnt))
 
-    def nodes(self, model: str) -> Sequence[str]:
-        return self._survey(model).names
+    def nodes(self, model: str, input_size: Size | None = None, train: bool = False) -> Sequence[NodeInfo]:
+        """Every cell that runs, in the order in which they finish; their names are the same in training mode."""
+        learnt = self._learn(model)
+        learnt.see(input_size or learnt.survey.size)
+        return learnt.survey.nodes(input_size)
 
     def open(self, request: ExtractionRequest) -> MindsporeExtractor:
+        """A model with its weights; ``options={"padding": "torch"}`` makes it compute as torch's network does.
+
+        That is the library whose names the checkpoint has, torchvision where it has none of theirs.
+        """
+        check_device(request.device)
+        model, options = request.model, request.options
+        _check_options(model, options)
+        checkpoint = _checkpoint(request)
+        network = networks.build(model)
+        family = family_of(model)
+        source = None if checkpoint is None else weights.find_source(checkpoint, network, family)
+        alike = (source or family.sources[0]) if family is not None and "padding" in options else None
+        if alike is not None:
+            imitate(network, alike)
+        if checkpoint is not None and source is not None:
+            checkpoint = weights.prepare(network, checkpoint, source)
+        learnt = self._learn(model, alike)
+        preprocess = networks.preprocess(model, learnt.survey.size)
+        info = _info(model, learnt, preprocess, None, _deviations(model, learnt, alike))
+        opened = MindsporeExtractor(network, info, learnt, request.layers)
+        if request.weights == "default":
+            weights.load_default(model, network)
+        own = weights.parameters(network)
+        drop(network, find_unused(learnt.network, opened.taps, info.input_size, learnt.fake))
+        if checkpoint is not None:
+            spare = own.keys() - weights.parameters(network).keys()
+            opened.weights_report = weights.load_into(own, checkpoint, source, family, spare)
+        return opened
+
+    def wrap(
+        self, module: Any, request: ExtractionRequest, preprocess: Preprocess | None, input_size: Size | None
+    ) -> MindsporeExtractor:
+        """A Cell that takes images (N, 3, H, W), run on small black ones to learn what it does.
+
+        Raises InputError where it does not run at its size, and SpecError for a ``feature_info`` that does not hold.
+        """
         check_device(request.device)
         if request.options:
-            raise errors.CapabilityError(
-                "the backend 'mindspore' takes no options", "no options", ", ".join(sorted(request.options))
-            )
-        network = networks.build(request.model)
-        known = self._survey(request.model, network)
-        info = _info(request.model, known, known.size)
-        taps = [_tap(known, info, layer) for layer in request.layers]
-        if request.weights is not None:
-            weights.load(request.model, network, request.weights)
-        return MindsporeExtractor(network, info, known, taps)
+            raise errors.CapabilityError("a Cell of your own takes no options", got=", ".join(sorted(request.options)))
+        size = input_size or _NATIVE
+        with evaluating(module):
+            learnt = learn_cell(module, size)
+        plain = Preprocess(size, size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        return MindsporeExtractor(module, _info(request.model, learnt, preprocess or plain), learnt, request.layers)
 
-    def _survey(self, model: str, network: Any = None) -> Survey:
+    def _learn(self, model: str, alike: Source | None = None) -> Learnt:
+        """What is known of a model, or of its imitation of a torch library's."""
+        check_refused("featreg_mindspore", model)
+        key = (model, None if alike is None else alike.library)
         with self._lock:
-            if model not in self._surveys:
-                network = networks.build(model) if network is None else network
-                self._surveys[model] = survey(model, network, networks.default_size(model))
-            return self._surveys[model]
+            if key not in self._learnt:
+                self._learnt[key] = learn(model, lambda: _unfilled(model, alike), networks.default_size(model))
+            self._learnt.move_to_end(key)
+            while len(self._learnt) > _REMEMBERED:
+                self._learnt.popitem(last=False)
+            return self._learnt[key]
 
 
-def _info(model: str, known: Survey, size: Size) -> ModelInfo:
-    return ModelInfo(
-        "mindspore",
-        model,
-        size,
-        known.features(size),
-        networks.preprocess(model, known.size),
-        known.rule,
-        CAPABILITIES,
-    )
+def _unfilled(model: str, alike: Source | None) -> Any:
+    network = networks.build(model, filled=False)
+    if alike is not None:
+        imitate(network, alike)
+    return network
 
 
-def _tap(known: Survey, info: ModelInfo, layer: str | int) -> Tap:
-    """The tap of a requested layer: a declared one, or any cell by its own name."""
-    try:
-        feature = info.resolve(layer)
-        described = known.describe(feature.name)
-    except errors.LayerError as error:
-        if layer not in known.names:
-            matches = errors.near_matches(str(layer), [*info.keys, *known.names])
-            raise errors.LayerError(error.problem, error.expected, error.got, matches, error.remedy) from None
-        described = known.describe(str(layer))
-        feature = described.feature
-    return Tap(feature, *known.source(feature.name), described.channels_last)
+def _check_options(model: str, options: Mapping[str, Any]) -> None:
+    for option in options:
+        if option not in _OPTIONS:
+            raise errors.CapabilityError(
+                f"the backend 'mindspore' has no option {option!r}",
+                f"some of {', '.join(_OPTIONS)}",
+                option,
+                errors.near_matches(option, _OPTIONS),
+            )
+    if options.get("padding", "torch") != "torch":
+        raise errors.SpecError("the option 'padding' has one value", "'torch'", repr(options["padding"]))
+    if not isinstance(options.get("ema", True), bool):
+        raise errors.SpecError("the option 'ema' is a switch", "true or false", repr(options["ema"]))
+    if "padding" in options and family_of(model) is None:
+        raise errors.CapabilityError(
+            f"no torch library is known to have mindcv's {model!r}, to compute alike",
+            "a model whose names torch_names.toml holds",
+            model,
+            remedy="leave options={'padding': 'torch'} out",
+        )
+
+
+def _checkpoint(request: ExtractionRequest) -> Checkpoint | None:
+    if request.weights in (None, "default"):
+        return None
+    return read_checkpoint(str(request.weights), average=request.options.get("ema", True))
+
+
+def _deviations(model: str, learnt: Learnt, alike: Source | None = None) -> tuple[str, ...]:
+    family = family_of(model)
+    if family is None:
+        return ()
+    return deviations(learnt.network, family.sources if alike is None else (alike,))
+
+
+def _info(
+    model: str, learnt: Learnt, preprocess: Preprocess, size: Size | None = None, deviating: Sequence[str] = ()
+) -> ModelInfo:
+    survey = learnt.survey
+    size = size or survey.size
+    return ModelInfo("mindspore", model, size, survey.features(size), preprocess, survey.rule, CAPABILITIES, deviating)

@@ -1,43 +1,36 @@
-"""One opened mindcv network, tapped by forward hooks."""
+"""One opened network, tapped by forward hooks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
+import attrs
 import numpy as np
 
-from featreg.plugin import Array, BackendExtractor, FeatureInfo, ModelInfo, normalize
+from featreg.plugin import Array, BackendExtractor, FeatureInfo, Layer, ModelInfo, errors, normalize
+from featreg_mindspore.layout import Place
+from featreg_mindspore.learning import Learnt
 from featreg_mindspore.libraries import mindspore
-from featreg_mindspore.runtime import eager
+from featreg_mindspore.runtime import evaluating
 from featreg_mindspore.survey import Survey
-from featreg_mindspore.trace import cells, run, trace, watching
+from featreg_mindspore.taps import Tap, arrange, collect
+from featreg_mindspore.trace import Source
 
-__all__ = ["MindsporeExtractor", "Tap"]
-
-
-@dataclass(frozen=True)
-class Tap:
-    """Where a feature is taken: the cell, its input or its output, and whether its channels have yet to be moved."""
-
-    feature: FeatureInfo
-    cell: str
-    takes_input: bool
-    channels_last: bool
+__all__ = ["MindsporeExtractor", "find_places", "find_taps"]
 
 
 class MindsporeExtractor(BackendExtractor):
-    """The raw network, in evaluation mode. Hooks are set for the length of one call, in PYNATIVE mode."""
+    """The raw network, in evaluation mode for the length of one call, which ends with the last layer asked for."""
 
-    def __init__(self, network: Any, info: ModelInfo, survey: Survey, taps: Sequence[Tap]) -> None:
+    def __init__(self, network: Any, info: ModelInfo, learnt: Learnt, layers: Sequence[Layer]) -> None:
         self.info = info
-        self.features = tuple(tap.feature for tap in taps)
         self._network = network
-        self._survey = survey
-        self._taps = tuple(taps)
-        named = cells(network)
-        self._watched = {tap.cell: named[tap.cell] for tap in taps}
+        self._learnt = learnt
+        self._places = find_places(info, learnt.survey, layers)
+        self.taps = find_taps(learnt.survey, self._places)
+        self.features = tuple(tap.feature for tap in self.taps)
 
     @property
     def module(self) -> Any:
@@ -47,42 +40,49 @@ class MindsporeExtractor(BackendExtractor):
         return isinstance(array, mindspore.Tensor)
 
     def forward(self, batch: Array) -> list[Any]:
-        """One pass with hooks on the cells that were asked for; see :meth:`BackendExtractor.forward`.
-
-        Each output is copied the moment it is there, so that nothing later in the network can write into it. The copy
-        goes through NumPy: on the CPU that is one copy, waits for the result, and leaves no gradient behind.
-        """
-        found: dict[int, Any] = {}
-
-        def keep(name: str, inputs: tuple[Any, ...], output: Any) -> None:
-            for position, tap in enumerate(self._taps):
-                if tap.cell == name:
-                    found[position] = _copy(inputs[0] if tap.takes_input else output, tap.channels_last)
-
         images = normalize(_as_numpy(batch), self.info.preprocess)
-        with eager(), watching(self._watched.items(), keep):
-            run(self._network, images)
-        return [found[position] for position in range(len(self._taps))]
+        size = (int(images.shape[2]), int(images.shape[3]))
+        with evaluating(self._network):
+            return collect(self._network, self.taps, images, lambda tap, array: arrange(tap, array, size))
 
     def measure(self, height: int, width: int) -> tuple[FeatureInfo, ...]:
-        size = (height, width)
         if all(info.rounding != "measured" for info in self.features):
             return self.features
-        if size not in self._survey.shapes:
-            self._survey.add(size, trace(self._network, size))
-        return tuple(
-            self._survey.describe(info.name, size, level=info.level, index=info.index, head=info.head).feature
-            for info in self.features
-        )
+        self._learnt.see((height, width))
+        return tuple(self._learnt.survey.describe(place, (height, width)).feature for place in self._places)
 
     def close(self) -> None:
         self._network = None
-        self._watched = {}
 
 
-def _copy(array: Any, channels_last: bool) -> Any:
-    values = array.asnumpy()
-    return mindspore.Tensor(np.ascontiguousarray(np.moveaxis(values, 3, 1) if channels_last else values))
+def find_places(info: ModelInfo, survey: Survey, layers: Sequence[Layer]) -> list[Place]:
+    """What each layer of a request stands for: something declared, or any cell by its own name.
+
+    Raises LayerError and CapabilityError, as :meth:`ModelInfo.resolve` does.
+    """
+    declared = list(survey.features().items())
+    return [_find_place(info, survey, declared, layer) for layer in layers]
+
+
+def _find_place(info: ModelInfo, survey: Survey, declared: Sequence[tuple[FeatureInfo, Place]], layer: Layer) -> Place:
+    if isinstance(layer, str) and layer in survey.types and layer not in info.keys:
+        return Place(layer, Source(layer))
+    try:
+        feature = info.resolve(layer)
+    except errors.LayerError as error:
+        matches = errors.near_matches(str(layer), [*info.keys, *survey.types])
+        raise errors.LayerError(error.problem, error.expected, error.got, matches, error.remedy) from None
+    return next(place for own, place in declared if attrs.evolve(own, input_rule=info.input_rule) == feature)
+
+
+def find_taps(survey: Survey, places: Sequence[Place]) -> list[Tap]:
+    """Where and how each place is taken; raises CapabilityError for a cell whose output is no feature."""
+    taps = []
+    for place in places:
+        described = survey.describe(place)
+        source = replace(place.source, call=survey.call(place.source))
+        taps.append(Tap(described.feature, source, described.form, described.prefix_tokens))
+    return taps
 
 
 def _as_numpy(batch: Array) -> np.ndarray[Any, Any]:

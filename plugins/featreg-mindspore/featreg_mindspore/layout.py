@@ -3,62 +3,136 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from featreg.plugin import Size
+from featreg.plugin import Size, Step, Transformer, find_levels, find_transformer, level_of
 from featreg_mindspore.libraries import nn
-from featreg_mindspore.shapes import Shape
-from featreg_mindspore.trace import INPUT, Event, shape_of
+from featreg_mindspore.steps import Shapes, as_steps
+from featreg_mindspore.trace import Event, Source, shape_of
 
-__all__ = ["Entry", "Layout", "find", "total_stride"]
+__all__ = ["INPUT", "Declared", "Place", "find", "total_stride"]
+
+INPUT = ".input"
+"""The suffix of a tap on what goes into a cell, where no cell gives that array (a ViT's class token, sliced off)."""
 
 _DEFAULT_STRIDE = 32
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One entry of mindcv's ``feature_info``: its position, its cell, and the level that it closes, if any."""
+class Declared:
+    """One entry of a network's own declaration: its position, name, channels and stride, and where its array is."""
 
     index: int
     name: str
-    level: str | None
+    channels: int
+    reduction: int
+    source: Source
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The declared entries, and the name of what gives each head that the network has."""
+class Place:
+    """Something that can be asked for: its name, where it is, and whether tokens of patches are to become a map."""
 
-    declared: tuple[Entry, ...]
-    taps: Mapping[str, str]
+    name: str
+    source: Source
+    level: str | None = None
+    index: int | None = None
+    head: str | None = None
+    as_map: bool = False
 
 
-def find(network: Any, events: Sequence[Event]) -> Layout:
-    """Find everything from the events of one forward pass."""
-    own = list(getattr(network, "feature_info", ()))
-    taps: dict[str, str] = {}
-    final = _final(events)
-    if final is not None:
-        names = {entry["name"] for entry in own}
-        makers = _makers(events, final.output)
-        head = "features" if len(final.output.shape) == 4 else "tokens"
-        taps[head] = next((name for name in makers if name in names), makers[-1])
+def find(
+    events: Sequence[Event], shapes: Shapes, size: Size, period: int | None, declared: Sequence[Declared]
+) -> list[Place]:
+    """Every level, index and head, from the events of one pass at ``size`` and the shapes at that and other sizes.
+
+    Levels are those declared; where nothing is, they follow from the core's rule (``specs/levels.md``).
+    """
     classifier = _classifier(events)
-    if classifier is not None:
-        taps["pooled"] = next(iter(_makers(events, classifier.inputs[0])), classifier.name + INPUT)
-    if len(shape_of(events[-1].output) or ()) == 2:
-        taps["logits"] = _makers(events, events[-1].output)[0]
-    return Layout(_declared(own, events, classifier), taps)
+    width = _width(events, classifier)
+    steps = as_steps(events, shapes, size, period, tokens_as_maps=True)
+    plain = None if declared else _plain(as_steps(events, shapes, size, period, tokens_as_maps=False), size)
+    if declared:
+        places = _declared(declared, events, classifier)
+    elif plain is not None:
+        places = _blocks(plain)
+    else:
+        found = enumerate(find_levels(steps, width))
+        places = [Place(level.name, Source(level.name), level.level, index, as_map=True) for index, level in found]
+    whole = steps if classifier is not None else _without_scores(steps, width)
+    return [*places, *_final(whole, [entry.name for entry in declared]), *_vectors(events, classifier)]
 
 
-def total_stride(layout: Layout, shapes: Mapping[str, Shape | None], size: Size) -> int:
+def total_stride(events: Sequence[Event], size: Size) -> int:
     """The network's total stride, a power of two, from its last map or tokens at a square size."""
-    shape = shapes.get(layout.taps.get("features") or layout.taps.get("tokens", ""))
-    if shape is None:
-        return _DEFAULT_STRIDE
-    side = math.isqrt(shape[1]) if len(shape) == 3 else min(shape[1:])
-    return int(max(2, 2 ** round(math.log2(size[0] / max(1, side)))))
+    for event in reversed(events):
+        shape = shape_of(event.output) or ()
+        if len(shape) == 4 and shape[2] * shape[3] > 1 and shape[1] * shape[2] > 1:
+            side = min(shape[2:]) if shape[2] == shape[3] else min(shape[1:3])
+        elif len(shape) == 3 and shape[1] > 1:
+            side = math.isqrt(shape[1])
+        else:
+            continue
+        return int(min(64, max(2, 2 ** round(math.log2(size[0] / max(1, side))))))
+    return _DEFAULT_STRIDE
+
+
+def _plain(steps: Sequence[Step], size: Size) -> Transformer | None:
+    """A plain transformer; None for one whose blocks go on elsewhere, in another branch or stage (CrossViT)."""
+    found = find_transformer(steps, size)
+    if found is None:
+        return None
+    position = next(place for place, step in enumerate(steps) if step.name == found.blocks[-1])
+    last = steps[position]
+    later = any(step.type == last.type and step.tokens == last.tokens for step in steps[position + 1 :])
+    return None if later else found
+
+
+def _blocks(plain: Transformer) -> list[Place]:
+    places = [Place(name, Source(name), index=index, as_map=True) for index, name in enumerate(plain.blocks)]
+    return [*places[:-1], replace(places[-1], level=level_of(plain.stride))]
+
+
+def _without_scores(steps: Sequence[Step], width: int | None) -> Sequence[Step]:
+    """The steps up to a convolution that makes the scores of the classes, which are no features."""
+    scores = [place for place, step in enumerate(steps) if step.channels == width is not None and step.stride]
+    return steps[: scores[-1]] if scores else steps
+
+
+def _final(steps: Sequence[Step], preferred: Sequence[str]) -> list[Place]:
+    """The head ``features``, and ``tokens`` where a network keeps those: of the last cell that gives either.
+
+    A container that hands on what its last part gives is named rather than the part, a declared cell before others.
+    """
+    last = next((step for step in reversed(steps) if step.stride is not None), None)
+    if last is None:
+        return []
+    makers = [step for step in steps if step.output == last.output]
+    active = [step.name for step in makers if not step.passive] or [makers[0].name]  # dropout hands on, too
+    name = next((maker.name for maker in makers if maker.name in preferred), active[-1])
+    place = Place(name, Source(name), head="features", as_map=True)
+    return [place, replace(place, head="tokens", as_map=False)] if last.tokens is not None else [place]
+
+
+def _vectors(events: Sequence[Event], classifier: Event | None) -> list[Place]:
+    places = []
+    if classifier is not None:
+        maker = next(iter(_makers(events, classifier.inputs[0])), None)
+        source = Source(classifier.name, takes_input=True) if maker is None else Source(maker)
+        places.append(Place(maker or classifier.name + INPUT, source, head="pooled"))
+    if len(shape_of(events[-1].output) or ()) == 2:
+        maker = _makers(events, events[-1].output)[0]
+        places.append(Place(maker, Source(maker), head="logits"))
+    return places
+
+
+def _width(events: Sequence[Event], classifier: Event | None) -> int | None:
+    """What the classifier takes; where it is a 1x1 convolution before the pooling (SqueezeNet), what that gives."""
+    result = shape_of(events[-1].output) or ()
+    taken = result if classifier is None else classifier.inputs[0].shape
+    return int(taken[-1]) if len(result) == 2 else None
 
 
 def _classifier(events: Sequence[Event]) -> Event | None:
@@ -74,42 +148,27 @@ def _makers(events: Sequence[Event], array: Any) -> list[str]:
     return [event.name for event in events if last.get(event.name) is event and event.output is array]
 
 
-def _final(events: Sequence[Event]) -> Event | None:
-    """The last cell to give an unpooled map or tokens: more than one position."""
-    for event in reversed(events):
-        shape = shape_of(event.output) or ()
-        spatial = len(shape) == 4 and shape[2] * shape[3] > 1 and shape[1] * shape[2] > 1
-        if (spatial or (len(shape) == 3 and shape[1] > 1)) and _makers(events, event.output):
-            return event
-    return None
+def _declared(entries: Sequence[Declared], events: Sequence[Event], classifier: Event | None) -> list[Place]:
+    """The entries in their own order; of each stride the last closes the level."""
+    count = len(entries) - _closes_with_projection(entries, events, classifier)
+    last = {entry.reduction: entry.index for entry in entries[:count]}
+    closing = {index: level_of(reduction) for reduction, index in last.items()}
+    return [Place(entry.name, entry.source, closing.get(entry.index), entry.index, as_map=True) for entry in entries]
 
 
-def _declared(own: Sequence[Mapping[str, Any]], events: Sequence[Event], classifier: Event | None) -> tuple[Entry, ...]:
-    """The declaration of mindcv with the levels worked out; nothing where it names what is no cell with such a map."""
-    outputs = {event.name: shape_of(event.output) or () for event in events}
-    for entry in own:
-        shape = outputs.get(entry["name"], ())
-        if len(shape) != 4 or shape[1] != entry["chs"]:
-            return ()
-    count = len(own) - _closes_with_projection(own, events, classifier)
-    last = {int(entry["reduction"]): position for position, entry in enumerate(own[:count])}
-    closing = {position: f"C{reduction.bit_length() - 1}" for reduction, position in last.items()}
-    return tuple(Entry(position, entry["name"], closing.get(position)) for position, entry in enumerate(own))
-
-
-def _closes_with_projection(
-    own: Sequence[Mapping[str, Any]], events: Sequence[Event], classifier: Event | None
-) -> bool:
+def _closes_with_projection(entries: Sequence[Declared], events: Sequence[Event], classifier: Event | None) -> bool:
     """Whether the last entry is a lone 1x1 convolution that only pooling separates from the classifier.
 
     EfficientNet's and MobileNetV2's 1280 channels are: they belong to the head ``features``. MobileNetV3's 960 are not,
     since a dense layer of another width follows the pooling.
     """
-    if classifier is None or len(own) < 2 or own[-1]["reduction"] != own[-2]["reduction"]:
+    if classifier is None or len(entries) < 2 or entries[-1].reduction != entries[-2].reduction:
         return False
-    if own[-1]["chs"] != classifier.inputs[0].shape[-1]:
+    if entries[-1].channels != classifier.inputs[0].shape[-1]:
         return False
     finished = {event.name: position for position, event in enumerate(events)}
-    between = events[finished[own[-2]["name"]] + 1 : finished[own[-1]["name"]] + 1]
+    if not {entries[-1].name, entries[-2].name} <= set(finished):
+        return False
+    between = events[finished[entries[-2].name] + 1 : finished[entries[-1].name] + 1]
     kernels = [tuple(event.cell.kernel_size) for event in between if isinstance(event.cell, nn.Conv2d)]
     return kernels == [(1, 1)]

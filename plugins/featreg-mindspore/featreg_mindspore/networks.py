@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from typing import Any
 
 from featreg.plugin import Preprocess, Size, errors
+from featreg_mindspore.fake import unfilled
 from featreg_mindspore.libraries import mindcv
 from featreg_mindspore.runtime import eager, seeded
 from featreg_mindspore.trace import message
@@ -16,14 +18,15 @@ _SEED = 0
 _SIDE = 224
 
 
-def build(model: str) -> Any:
-    """The network in evaluation mode, with the same random weights each time.
+def build(model: str, *, filled: bool = True, **options: Any) -> Any:
+    """The network in evaluation mode, with the same random weights each time; with any values where not ``filled``.
 
     Raises CapabilityError where mindcv itself cannot build it, with its own error chained.
     """
-    with eager(), seeded(_SEED):
+    mode: AbstractContextManager[None] = eager() if filled else unfilled()
+    with mode, seeded(_SEED):
         try:
-            network = mindcv.create_model(model)
+            network = mindcv.create_model(model, **options)
         except Exception as error:
             raise errors.CapabilityError(
                 f"mindcv cannot build its own model {model!r}",

@@ -15,7 +15,7 @@ import numpy as np
 from featreg.plugin import errors
 from featreg_mindspore.libraries import kernel_seeds, mindspore, nn
 
-__all__ = ["check_device", "eager", "quieten_exit", "seeded"]
+__all__ = ["check_device", "eager", "evaluating", "quieten_exit", "seeded"]
 
 _LOCK = threading.RLock()  # the mode and the generators belong to the process: one borrower at a time
 
@@ -55,6 +55,19 @@ def seeded(seed: int) -> Iterator[None]:
             mindspore.set_rng_state(mindspore.Tensor(saved[2]))
             counters.clear()
             counters.update(saved[3])
+
+
+@contextmanager
+def evaluating(network: Any) -> Iterator[None]:
+    """Evaluation mode for a network and all its cells; afterwards each has its own mode again."""
+    with _LOCK:
+        trained = [cell for _, cell in network.cells_and_names() if cell.training]
+        network.set_train(False) if trained else None
+        try:
+            yield
+        finally:
+            for cell in trained:
+                cell.add_flags(training=True)
 
 
 def check_device(device: str) -> None:

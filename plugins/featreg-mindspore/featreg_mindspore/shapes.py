@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import attrs
+
 from featreg.plugin import FeatureInfo, MeasuredGrid, Size, errors
 
-__all__ = ["Described", "Shape", "Shapes", "describe"]
+__all__ = ["Described", "Form", "Shape", "Shapes", "describe", "stride_of"]
 
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = Mapping[Size, Shape | None]
@@ -27,14 +29,22 @@ Rounding: TypeAlias = Literal["ceil", "floor"]
 
 _ROUNDINGS: tuple[Rounding, ...] = ("ceil", "floor")
 _MAX_PREFIX = 8  # class, distillation and register tokens: no known network has more
+_MAX_UNEVEN_PREFIX = 2
+
+Form: TypeAlias = Literal["plain", "channels last", "patches"]
 
 
 @dataclass(frozen=True)
 class Described:
-    """An output's description, and whether its channels lie on the last axis (the extractor then moves them)."""
+    """An output's description, and how the network lays it out: what the extractor has to rearrange.
+
+    ``form`` is "channels last" for a map (N, H, W, C), and "patches" for a map whose positions the network holds as
+    tokens (N, L, C) behind ``prefix_tokens`` others.
+    """
 
     feature: FeatureInfo
-    channels_last: bool = False
+    form: Form = "plain"
+    prefix_tokens: int = 0
 
 
 def describe(
@@ -46,8 +56,10 @@ def describe(
     level: str | None = None,
     index: int | None = None,
     head: str | None = None,
+    as_map: bool = False,
 ) -> Described:
-    """Describe an output at ``size``, which is one of ``shapes``.
+    """Describe an output at ``size``, which is one of ``shapes``; tokens of patches as the map that they are a part of
+    where ``as_map``.
 
     ``period`` is the R of the module's docstring: ``shapes`` must then hold the two rectangles. It is None for a
     network that takes one size alone.
@@ -62,25 +74,37 @@ def describe(
     if len(shape) == 2:
         return Described(FeatureInfo(name, shape[1], None, "vector", **keys))
     if len(shape) == 3:
-        return Described(_tokens(name, known, size, period, keys))
+        tokens = _tokens(name, known, size, period, keys)
+        return _patches(tokens) if as_map else Described(tokens)
     if len(shape) == 4:
         return _map(name, known, size, period, keys)
     raise _unsupported(name, shape)
 
 
+def stride_of(feature: FeatureInfo, shapes: Shapes, size: Size) -> int | None:
+    """The stride of a described map, None where it does not follow the image: pooled, or positions by positions."""
+    rows, columns = feature.grid(*size)
+    if feature.reduction is None or rows * columns == 1:
+        return None
+    if len(shapes) > 1:
+        return None if len({shape and shape[1:] for shape in shapes.values()}) == 1 else feature.reduction
+    exact = (size[0] / feature.reduction, size[1] / feature.reduction)
+    return feature.reduction if max(abs(exact[0] - rows), abs(exact[1] - columns)) <= 1 else None
+
+
 def _map(name: str, shapes: Mapping[Size, Shape], size: Size, period: int | None, keys: dict[str, Any]) -> Described:
     channels_last = _channels_last(name, shapes)
+    form: Form = "channels last" if channels_last else "plain"
     first = 1 if channels_last else 2
     grids = {at: (shape[first], shape[first + 1]) for at, shape in shapes.items()}
     channels = shapes[size][3 if channels_last else 1]
     reduction = _stride(grids, period)
     for rounding in _ROUNDINGS:
         if reduction and all(_round(at, reduction, rounding) == grid for at, grid in grids.items()):
-            return Described(FeatureInfo(name, channels, reduction, "map", rounding=rounding, **keys), channels_last)
-    reduction = reduction or max(1, round(size[0] / grids[size][0]))
-    measured = (MeasuredGrid(size, grids[size]),)
-    feature = FeatureInfo(name, channels, reduction, "map", rounding="measured", measured=measured, **keys)
-    return Described(feature, channels_last)
+            return Described(FeatureInfo(name, channels, reduction, "map", rounding=rounding, **keys), form)
+    reduction = reduction or _likely_stride(size[0], grids[size][0])
+    keys = {**keys, "rounding": "measured", "measured": (MeasuredGrid(size, grids[size]),)}
+    return Described(FeatureInfo(name, channels, reduction, "map", **keys), form)
 
 
 def _channels_last(name: str, shapes: Mapping[Size, Shape]) -> bool:
@@ -115,6 +139,12 @@ def _stride(grids: Mapping[Size, Size], period: int | None) -> int | None:
     return None
 
 
+def _likely_stride(side: int, count: int) -> int:
+    """The stride where no growth shows it: the power of two that is off by one position at most, else the quotient."""
+    power = 2 ** max(0, round(math.log2(side / count)))
+    return int(power) if abs(side / power - count) <= 1 < count else max(1, round(side / count))
+
+
 def _round(size: Size, reduction: int, rounding: Rounding) -> Size:
     if rounding == "floor":
         return size[0] // reduction, size[1] // reduction
@@ -134,7 +164,32 @@ def _tokens(
         grids = {at: _round(at, stride, rounding) for at in shapes}
         if all(prefix + rows * columns == shapes[at][1] for at, (rows, columns) in grids.items()):
             return FeatureInfo(name, channels, stride, "tokens", prefix_tokens=prefix, rounding=rounding, **keys)
-    raise _unsupported(name, shapes[size])
+    uneven = _uneven_grid(size, shapes[size][1]) if len(shapes) == 1 else None
+    if uneven is None:
+        raise _unsupported(name, shapes[size])
+    prefix, side = uneven
+    measured = (MeasuredGrid(size, (side, side)),)
+    keys = {**keys, "prefix_tokens": prefix, "rounding": "measured", "measured": measured}
+    return FeatureInfo(name, channels, _likely_stride(size[0], side), "tokens", **keys)
+
+
+def _uneven_grid(size: Size, length: int) -> tuple[int, int] | None:
+    """Prefix tokens and side of the grid where a square image gives one that no stride explains (windows that overlap).
+
+    The strides that are taken for one lie between those of a patch of 4 and of 64 pixels.
+    """
+    if size[0] != size[1]:
+        return None
+    for prefix in range(_MAX_UNEVEN_PREFIX + 1):
+        side = math.isqrt(max(0, length - prefix))
+        if side > 1 and side * side == length - prefix and 4 * side <= size[0] <= 64 * side:
+            return prefix, side
+    return None
+
+
+def _patches(tokens: FeatureInfo) -> Described:
+    feature = attrs.evolve(tokens, kind="map", prefix_tokens=0)
+    return Described(feature, "patches", tokens.prefix_tokens)
 
 
 def _unsupported(name: str, shape: Shape | None) -> errors.CapabilityError:

@@ -1,98 +1,208 @@
-"""Weights from a checkpoint file or from mindcv's server, matched name by name and shape by shape."""
+"""Weights from a checkpoint file or from mindcv's server, matched name by name and shape by shape.
+
+A file may be mindcv's own, saved before or after ``features_only`` has wrapped the network, or come from the same
+network in a torch library (see :mod:`featreg_mindspore.families`).
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from featreg.plugin import errors
+import attrs
+import numpy as np
+
+from featreg.plugin import Mismatch, WeightsReport, compare, errors, map_in_order
+from featreg_mindspore.families import Family, Source
 from featreg_mindspore.libraries import mindcv, mindspore
+from featreg_mindspore.likeness import add_biases
+from featreg_mindspore.reading import Checkpoint, read_checkpoint
 from featreg_mindspore.trace import message
 
-__all__ = ["load"]
+__all__ = ["find_source", "load_default", "load_into", "misfit", "parameters", "prepare"]
 
-_FORMATS = {".ckpt": "ckpt", ".safetensors": "safetensors"}
-_LISTED = 8
+_KINDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+"""torch's names for what a normalising layer keeps, and MindSpore's."""
+
+_COUNTER = "num_batches_tracked"
+_WRAPPER = "net."
+"""The cell in which mindcv's ``FeatureExtractWrapper`` keeps the network."""
 
 
-def load(model: str, network: Any, weights: str) -> None:
-    """Put weights into a network: ``"default"`` downloads mindcv's own, anything else is the path of a file.
+def find_source(checkpoint: Checkpoint, network: Any, family: Family | None) -> Source | None:
+    """The torch library whose names a checkpoint has; None for mindcv's own.
 
-    Raises WeightsError for a file that is missing, unreadable or does not match, and where a download fails.
+    Two libraries that call everything alike, and compute alike, are one source.
     """
-    if weights == "default":
-        _load_default(model, network)
-        return
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise errors.WeightsError(
-            f"no weights {weights!r} for {model!r}",
-            "'default', or the path of a .ckpt or .safetensors file",
-            "no such file",
-            remedy="weights=None gives random weights from a fixed seed",
-        )
-    parameters = _read(path)
-    _check(network.parameters_dict(), parameters, path)
-    mindspore.load_param_into_net(network, parameters)
+    own = parameters(network)
+    native = compare(own, _native(checkpoint.state, own))
+    if family is None or not native:
+        return None
+    found = {source.library: len(misfit(checkpoint, own, source, family)) for source in family.sources}
+    best = min(family.sources, key=lambda source: found[source.library])
+    return best if found[best.library] < len(native) else None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    kind = _FORMATS.get(path.suffix)
-    if kind is None:
-        raise errors.WeightsError(f"{path} is no checkpoint", "a .ckpt or .safetensors file", path.name)
+def prepare(network: Any, checkpoint: Checkpoint, source: Source) -> Checkpoint:
+    """Give a network the biases that only the source's has; the report of the checkpoint then says so."""
+    added = add_biases(network, source) if any(_biased(name, source) for name in checkpoint.state) else 0
+    notes = [f"{added} layers were given the biases that mindcv leaves out"] if added else []
+    mapped = f"{source.library} to mindcv"
+    return attrs.evolve(checkpoint, report=attrs.evolve(checkpoint.report, mapped=mapped, notes=notes))
+
+
+def load_into(
+    own: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    source: Source | None = None,
+    family: Family | None = None,
+    spare: Collection[str] = (),
+) -> WeightsReport:
+    """Copy a checkpoint, under the names of ``source``, into a network's :func:`parameters`; returns the report.
+
+    ``spare`` are those that no layer asked for needs. Among them the classifier may be missing or of other classes, and
+    from a checkpoint of mindcv's anything may be missing, since its wrapper cuts networks off. Raises a WeightsError
+    that lists every other missing, unexpected and unfitting name; the network then keeps its values.
+    """
+    if source is None or family is None:
+        given = _native(checkpoint.state, own)
+    else:
+        own = {name: value for name, value in own.items() if not _matches(name, family.keep)}
+        given = _translated(checkpoint.state, own, source)
+    found = compare(own, given)
+    head = f"{list(own)[-1].rpartition('.')[0]}."
+    closing = {name for name in own if name.startswith(head)} & set(spare)
+    lacking = {name for name in found.missing if name in (spare if source is None else closing)}
+    kept = lacking | {name for name in found.misshaped if name in closing}
+    ignored = {name for name in found.unexpected if closing and name.startswith(head)}
+    left = found.without(kept, ignored)
+    if left:
+        raise left.error(checkpoint.report, len(own), _remedy(family))
+    for name in own.keys() - kept:
+        own[name].set_data(mindspore.Tensor(given[name], dtype=own[name].dtype))
+    return attrs.evolve(
+        checkpoint.report,
+        loaded=len(own) - len(kept),
+        kept=sorted(kept),
+        ignored=(*checkpoint.report.ignored, *sorted(ignored)),
+    )
+
+
+def parameters(network: Any) -> dict[str, Any]:
+    """The parameters by their place in the network; mindcv's own names leave places out or double them."""
+    return dict(network.parameters_and_names())
+
+
+def _native(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint of mindcv's under the names of ``own``: by place, by MindSpore's name, or as wrapping renames them.
+
+    Wrapping flattens the outermost containers: ``features.0.weight`` becomes ``features_0.weight``.
+    """
+    known = {alias: name for name, parameter in own.items() for alias in (_flat(parameter.name), _flat(name))}
+    return {known.get(_flat(name.removeprefix(_WRAPPER)), name): value for name, value in state.items()}
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _biased(name: str, source: Source) -> bool:
+    layer, _, kind = name.rpartition(".")
+    return kind == "bias" and _matches(layer, source.biases)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def misfit(checkpoint: Checkpoint, own: Mapping[str, Any], source: Source, family: Family) -> Mismatch:
+    """What of a checkpoint does not fit a network's :func:`parameters` under the names of one source."""
+    own = {name: value for name, value in own.items() if not _matches(name, family.keep)}
+    state = {name: value for name, value in checkpoint.state.items() if not _biased(name, source)}
+    return compare(own, _translated(state, own, source))
+
+
+def _translated(state: Mapping[str, Any], own: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """A torch checkpoint under mindcv's names, in its shapes where these hold the same numbers in the same order."""
+    state = {name: value for name, value in state.items() if not name.endswith(_COUNTER)}
+    names = _in_order(state, own) if source.names is None else source.names.apply(list(state))
+    given: dict[str, Any] = {}
+    for name, value in state.items():
+        news = [_as_kind(new, own) for new in names[name]]
+        parts = np.array_split(value, len(news)) if len(news) > 1 else [value] * len(news)
+        given |= {new: _reshaped(part, own.get(new)) for new, part in zip(news, parts, strict=True)}
+    return given
+
+
+def _in_order(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Pairs of names where the layers lie in the same order; as they are where they do not, for the error to list."""
+    kinds = {mine: theirs for theirs, mine in _KINDS.items()}
     try:
-        parameters: dict[str, Any] = mindspore.load_checkpoint(str(path), format=kind)
-    except Exception as error:
-        raise errors.WeightsError(
-            f"{path} cannot be read as a checkpoint", f"a valid {kind}", message(error)
-        ) from error
-    return parameters
-
-
-def _check(own: Mapping[str, Any], given: Mapping[str, Any], path: Path, resized: tuple[str, ...] = ()) -> None:
-    """Raise WeightsError that lists every missing, unexpected and mis-shaped parameter; ``resized`` may differ."""
-    problems = {
-        "missing": [name for name in own if name not in given],
-        "unexpected": [name for name in given if name not in own],
-        "of another shape": [
-            f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
-            for name in own
-            if name in given and name not in resized and given[name].shape != own[name].shape
-        ],
-    }
-    found = [f"{len(names)} {problem}: {_list(names)}" for problem, names in problems.items() if names]
-    if found:
-        raise errors.WeightsError(
-            f"the weights in {path} do not match the network",
-            f"its {len(own)} parameters, by name and shape",
-            "; ".join(found),
-            remedy="take the checkpoint of this very model, saved by mindspore.save_checkpoint",
+        pairs = map_in_order(
+            {name: _Squeezed(value) for name, value in state.items()},
+            {name: _Squeezed(value) for name, value in own.items()},
+            kinds,
         )
+    except errors.WeightsError:
+        return {name: (name,) for name in state}
+    return {name: (new,) for name, new in pairs.items()}
 
 
-def _list(names: list[str]) -> str:
-    rest = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+class _Squeezed:
+    """A weight's shape without the ones at its end: a 1x1 convolution is a dense layer."""
+
+    def __init__(self, value: Any) -> None:
+        shape = tuple(value.shape)
+        while len(shape) > 1 and shape[-1] == 1:
+            shape = shape[:-1]
+        self.shape = shape
 
 
-def _load_default(model: str, network: Any) -> None:
+def _as_kind(name: str, own: Mapping[str, Any]) -> str:
+    """The name with MindSpore's kind in place of torch's, where the layer has that."""
+    layer, _, kind = name.rpartition(".")
+    other = f"{layer}.{_KINDS.get(kind, kind)}"
+    return other if name not in own and other in own else name
+
+
+def _reshaped(value: np.ndarray[Any, Any], wanted: Any) -> np.ndarray[Any, Any]:
+    """A weight in the shape that is wanted, where only the division of its rows differs."""
+    fits = wanted is not None and value.size == wanted.size and value.shape[:1] == tuple(wanted.shape[:1])
+    return value.reshape(tuple(wanted.shape)) if fits else value
+
+
+def _remedy(family: Family | None) -> str:
+    own = "take the checkpoint of this very model"
+    if family is None:
+        return f"{own}, as mindspore.save_checkpoint writes it"
+    return f"{own}, from mindcv or from {' or '.join(source.library for source in family.sources)}"
+
+
+def load_default(model: str, network: Any) -> None:
+    """Load mindcv's own weights, from its server or its cache; WeightsError where it has none or they cannot be had."""
     config = mindcv.models.registry.get_pretrained_cfg(model)
     url = config.get("url")
     if not url:
         raise errors.WeightsError(
             f"mindcv publishes no weights for {model!r}",
-            "the path of a .ckpt or .safetensors file",
+            "the path of a file of weights",
             remedy="weights=None gives random weights from a fixed seed",
         )
     path = Path(mindcv.models.helpers.get_checkpoint_download_root()) / Path(url).name
     if not path.is_file():
         _download(url, path)
-    cut = config["num_classes"] == 1001
-    resized = (f"{config['classifier']}.weight", f"{config['classifier']}.bias") if cut else ()
-    _check(network.parameters_dict(), _read(path), path, resized)
-    mindcv.models.helpers.load_pretrained(network, config)  # finds the file, cuts 1001 classes to 1000
+    checkpoint = read_checkpoint(str(path))
+    if config["num_classes"] == 1001:  # a class for the background comes last, as mindcv has it
+        cut = {name: checkpoint.state[name][:1000] for name in _classifier(config) if name in checkpoint.state}
+        checkpoint = attrs.evolve(checkpoint, state=checkpoint.state | cut)
+    load_into(parameters(network), checkpoint)
+
+
+def _classifier(config: Mapping[str, Any]) -> tuple[str, str]:
+    return f"{config['classifier']}.weight", f"{config['classifier']}.bias"
 
 
 def _download(url: str, path: Path) -> None:
@@ -109,7 +219,7 @@ def _download(url: str, path: Path) -> None:
         except OSError as error:
             raise errors.WeightsError(
                 f"the weights at {url} cannot be downloaded",
-                "a connection to the server",
+                f"a connection to the server, or the file in the cache {path.parent}",
                 message(error),
                 remedy=f"download the file elsewhere and pass weights='/path/to/{path.name}'",
             ) from error

@@ -76,13 +76,13 @@ def test_tokens_of_a_network_of_one_size(prefix: int, stride: int) -> None:
 def test_channels_on_the_last_axis_are_recognised_where_the_size_varies() -> None:
     shapes = {at: (1, at[0] // 4, at[1] // 4, 96) for at in PROBES}
     described = describe("mlp", shapes, SIZE, PERIOD)
-    assert described.channels_last
+    assert described.form == "channels last"
     assert described.feature.shape(1, 64, 128) == (1, 96, 16, 32)
 
 
 def test_channels_on_the_last_axis_are_recognised_at_one_size() -> None:
     described = describe("norm", {SIZE: (1, 56, 56, 96)}, SIZE, None)
-    assert described.channels_last
+    assert described.form == "channels last"
     assert (described.feature.channels, described.feature.reduction) == (96, 4)
 
 
