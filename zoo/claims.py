@@ -20,7 +20,10 @@ SPECS = Path(__file__).parent.parent / "specs"
 
 
 def check_levels(features: Sequence[Any], order: Sequence[str], dilated: bool) -> Iterator[Finding]:
-    """Each level once, from fine to coarse, at the stride of its name, and made in this order (``order``)."""
+    """Each level once, from fine to coarse, at the stride of its name, and made in this order (``order``).
+
+    Names with an index, as ``forward_intermediates[3]``, are made in a pass of their own.
+    """
     levels = [feature for feature in features if feature.level is not None]
     numbers = [int(feature.level[1:]) for feature in levels]
     if numbers != sorted(set(numbers)):
@@ -31,9 +34,10 @@ def check_levels(features: Sequence[Any], order: Sequence[str], dilated: bool) -
         nearest = None if feature.reduction is None else round(math.log2(feature.reduction))
         if nearest != number and not (dilated and nearest is not None and nearest < number):
             yield Finding(f"reduction of {feature.level}", f"{2**number} or nearest to it", str(feature.reduction))
-    made = [feature.name for feature in levels if feature.name in order]
-    if made != sorted(made, key=list(order).index):
-        yield Finding("order of the levels", "that of the forward pass", ", ".join(made))
+    for one_pass in ([name for name in order if "[" in name], [name for name in order if "[" not in name]):
+        made = [feature.name for feature in levels if feature.name in one_pass]
+        if made != sorted(made, key=one_pass.index):
+            yield Finding("order of the levels", "that of the forward pass", ", ".join(made))
 
 
 def check_declaration(
