@@ -12,13 +12,13 @@ import attrs
 
 from featreg.errors import WeightsError
 
-__all__ = ["AVERAGES", "WRAPPERS", "Mismatch", "WeightsReport", "compare", "unwrap"]
+__all__ = ["AVERAGES", "WRAPPERS", "Mismatch", "WeightsReport", "compare", "is_counter", "unwrap"]
 
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 """The keys under which training tools keep the moving average of the weights, in the order of looking them up."""
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "params")
-"""The keys under which training tools keep the weights themselves, in that order."""
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "params", "module")
+"""The keys under which training tools keep the weights themselves, in that order; the last is DeepSpeed's."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and a model held by another one put before every name."""
@@ -39,8 +39,9 @@ class WeightsReport:
 
     ``unwrapped`` are the keys of the file that were opened, outermost first, ``prefixes`` what was taken off every
     name, ``averaged`` whether the moving average was taken. ``mapped`` names the map that renamed them. ``kept`` are
-    weights of the model that the file does not fill and no requested layer needs, ``ignored`` those of the file that
-    the model has no use for. ``notes`` says anything else in words.
+    weights of the model that the file does not fill and no requested layer needs, ``misshaped`` those of them that it
+    has in another shape, ``ignored`` those of the file that the model has no use for. ``notes`` says anything else in
+    words.
     """
 
     source: str
@@ -52,6 +53,7 @@ class WeightsReport:
     kept: tuple[str, ...] = attrs.field(default=(), converter=tuple[str, ...])
     ignored: tuple[str, ...] = attrs.field(default=(), converter=tuple[str, ...])
     notes: tuple[str, ...] = attrs.field(default=(), converter=tuple[str, ...])
+    misshaped: tuple[str, ...] = attrs.field(default=(), converter=tuple[str, ...])
 
     def __str__(self) -> str:
         parts = [f"{self.loaded} weights of {self.source}", *self.steps()]
@@ -64,7 +66,8 @@ class WeightsReport:
             "taken off every name": " and ".join(repr(prefix) for prefix in self.prefixes),
             "moving average": "taken, in place of the weights that were trained" if self.averaged else "",
             "names mapped": self.mapped or "",
-            "not in the file and not needed": shorten(self.kept),
+            "not in the file and not needed": shorten([name for name in self.kept if name not in self.misshaped]),
+            "of another shape in the file and not needed": shorten(self.misshaped),
             "in the file and not used": shorten(self.ignored),
         }
         return [*(f"{what}: {value}" for what, value in said.items() if value), *self.notes]
@@ -90,7 +93,7 @@ def unwrap(
         averaged = averaged or key in AVERAGES
         content = content[key]
     state, ignored = _weights(content, source, is_weight, opened)
-    state, among = _choose_average(state, average=average)
+    state, among = _choose_average(state, source, average=average)
     state, prefixes = _strip(state)
     report = WeightsReport(source, unwrapped=opened, prefixes=prefixes, averaged=averaged or among, ignored=ignored)
     return state, report
@@ -114,21 +117,32 @@ def _weights(
             problem,
             f"names and tensors, or these under one of {', '.join((*WRAPPERS, *AVERAGES))}",
             f"{' > '.join([*opened, 'the keys'])} {shorten([str(key) for key in content]) or '(none)'}",
-            remedy=f"options={{'ema': True}} takes {averages[0]!r}" if averages else "save model.state_dict() alone",
+            remedy=_taking(averages[0]) if averages else "save model.state_dict() alone",
         )
     return state, tuple(name for name in content if name not in state)
 
 
-def _choose_average(state: dict[str, Any], *, average: bool) -> tuple[dict[str, Any], bool]:
+def _choose_average(state: dict[str, Any], source: str, *, average: bool) -> tuple[dict[str, Any], bool]:
     """One of the two where moving averages lie among the weights, under the same names with a prefix."""
     for prefix in AVERAGE_PREFIXES:
         averages = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         plain = {name: value for name, value in state.items() if not name.startswith(prefix)}
         if averages and (not plain or averages.keys() & plain.keys()):
-            if average or not plain:
+            if average:
                 return plain | averages, True
-            return plain, False
+            if plain:
+                return plain, False
+            raise WeightsError(
+                f"{source!r} holds no weights as they were trained",
+                f"names without {prefix!r}",
+                shorten(state),
+                remedy=_taking(f"{prefix}*"),
+            )
     return state, False
+
+
+def _taking(averages: str) -> str:
+    return f"options={{'ema': True}} takes {averages!r}"
 
 
 def _strip(state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -172,6 +186,31 @@ class Mismatch:
             self.mistyped,
         )
 
+    def settle(
+        self,
+        report: WeightsReport,
+        own: Collection[str],
+        given: Collection[str],
+        *,
+        kept: Collection[str],
+        ignored: Collection[str],
+        remedy: str,
+    ) -> WeightsReport:
+        """The report of loading ``given`` into ``own``, but for ``kept`` and ``ignored`` (as in :meth:`without`).
+
+        Raises WeightsError, which lists whatever else is wrong.
+        """
+        left = self.without(kept, ignored)
+        if left:
+            raise left.error(report, len(own), remedy)
+        return attrs.evolve(
+            report,
+            loaded=sum(name in given and name not in kept for name in own),
+            kept=sorted(kept),
+            misshaped=sorted(name for name in self.misshaped if name in kept),
+            ignored=(*report.ignored, *sorted(ignored)),
+        )
+
     def error(self, report: WeightsReport, total: int, remedy: str) -> WeightsError:
         """The error that lists every one of them, with what had been done to the weights before."""
         steps = "".join(f"; {step}" for step in report.steps())
@@ -183,10 +222,18 @@ class Mismatch:
         )
 
 
+def is_counter(name: str) -> bool:
+    """Whether a name is that of BatchNorm's counter, which evaluation does not read.
+
+    Checkpoints from before torch 0.4.1 have none, nor has any other framework.
+    """
+    return name.endswith("num_batches_tracked")
+
+
 def compare(own: Mapping[str, Any], given: Mapping[str, Any]) -> Mismatch:
-    """Every weight of a model that ``given`` lacks, has in another shape, or has beside it."""
+    """Every weight of a model that ``given`` lacks (counters aside), has in another shape, or has beside it."""
     return Mismatch(
-        tuple(name for name in own if name not in given),
+        tuple(name for name in own if name not in given and not is_counter(name)),
         tuple(name for name in given if name not in own),
         {
             name: f"{tuple(given[name].shape)} for {tuple(own[name].shape)}"

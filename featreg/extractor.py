@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from featreg.checks import (
 from featreg.errors import BackendError, FeatregError, InputError, RequestError, SpecError
 from featreg.featureset import FeatureSet, flatten_features, pool_features
 from featreg.fields import as_pair
+from featreg.identity import identify_path
 from featreg.plugin import BackendExtractor
 from featreg.pooling import described
 from featreg.registry import Registry, default_registry, guarded
@@ -188,6 +190,20 @@ class Extractor:
     def weights_report(self) -> WeightsReport | None:
         """What was done to the checkpoint's file that ``weights`` names; None for weights of another origin."""
         return self._weights_report
+
+    def weights_identity(self) -> str:
+        """What the weights are: a hash of their file or, of a module of your own, of its state now; else their name.
+
+        Two extractors of one model that have other weights have other identities.
+        """
+        found = guarded(self.request.model, self._open().weights_identity)
+        if found is not None:
+            return str(found)
+        weights = self.request.weights
+        if weights is None:
+            return "none: seeded random init"
+        file = os.path.expanduser(weights)  # a backend that says nothing of its files: a path says nothing of content
+        return identify_path(file) if os.path.isfile(file) else f"tag: {weights}"
 
     @property
     def module(self) -> Any:

@@ -8,7 +8,7 @@ number. Nothing here knows a framework: a weight is anything with a ``shape``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -119,6 +119,11 @@ class KeyMap:
         """The new names of one weight: one, several that share it, or none where it is dropped."""
         return next((new for rule in self.rules if (new := rule(name)) is not None), (name,))
 
+    def idle(self, names: Sequence[str]) -> int:
+        """How many of the rules decide none of these names: few where they are the names of the map's library."""
+        speaking = {next((k for k, rule in enumerate(self.rules) if rule(name) is not None), None) for name in names}
+        return len(self.rules) - len(speaking - {None})
+
     def apply(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """The new names of every weight; raises WeightsError where two weights would get one name."""
         mapped = {name: self(name) for name in names}
@@ -136,7 +141,10 @@ class KeyMap:
 
 
 def map_in_order(
-    source: Mapping[str, Any], target: Mapping[str, Any], kinds: Mapping[str, str] | None = None
+    source: Mapping[str, Any],
+    target: Mapping[str, Any],
+    kinds: Mapping[str, str] | None = None,
+    spare: Collection[str] = (),
 ) -> dict[str, str]:
     """The name in ``target`` of every name in ``source``, where both hold the same layers in the same order.
 
@@ -146,9 +154,14 @@ def map_in_order(
     that speaks against it refuses: another number of layers, a layer with other kinds or shapes, the weights of one
     layer scattered among others, or a layer that would get another one's name while ``target`` has its own.
 
+    ``spare`` are names in ``target`` that are not needed, as those of a classifier: their shapes may differ, and where
+    ``source`` has fewer layers, those that are spare as a whole are left out.
+
     Raises WeightsError that names the first layer that does not fit.
     """
     old, new = _layers(source, kinds or {}), _layers(target, kinds or {})
+    if len(old) < len(new):
+        new = {name: layer for name, layer in new.items() if not all(full in spare for full, _ in layer.values())}
     if len(old) != len(new):
         raise WeightsError(
             "the weights cannot be paired in order: the numbers of layers differ",
@@ -158,7 +171,7 @@ def map_in_order(
         )
     pairs: dict[str, str] = {}
     for (old_name, own), (new_name, wanted) in zip(old.items(), new.items(), strict=True):
-        if _signature(own) != _signature(wanted):
+        if not _fits(own, wanted, spare):
             raise _mismatch(f"the layer {old_name!r} does not fit {new_name!r}", wanted, own)
         if old_name != new_name and old_name in new:
             raise WeightsError(
@@ -188,6 +201,13 @@ def _layers(state: Mapping[str, Any], kinds: Mapping[str, str]) -> dict[str, _La
         last = layer
         layers.setdefault(layer, {})[kinds.get(kind, kind)] = (name, tuple(weight.shape))
     return layers
+
+
+def _fits(own: _Layer, wanted: _Layer, spare: Collection[str]) -> bool:
+    """Whether two layers have the same kinds of weights, in the same shapes but for those that are spare."""
+    if own.keys() != wanted.keys():
+        return False
+    return all(own[kind][1] == shape or full in spare for kind, (full, shape) in wanted.items())
 
 
 def _signature(layer: _Layer) -> dict[str, Shape]:

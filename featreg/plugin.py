@@ -16,8 +16,9 @@ import numpy as np
 
 from featreg import errors
 from featreg.arrays import Array, to_numpy
-from featreg.checkpoints import Mismatch, WeightsReport, compare, unwrap
+from featreg.checkpoints import Mismatch, WeightsReport, compare, is_counter, unwrap
 from featreg.hookspecs import BackendSpec, hookimpl
+from featreg.identity import identify_state, watch_path
 from featreg.keymap import KeyMap, Rule, map_in_order
 from featreg.levels import Level, Step, Transformer, find_final, find_levels, find_transformer, level_of
 from featreg.pool import Pool
@@ -35,9 +36,11 @@ from featreg.spec import (
     Preprocess,
     Size,
 )
+from featreg.weightfiles import SUFFIXES, is_path, read_npz, reading_weights
 
 __all__ = [
     "SPEC_VERSION",
+    "SUFFIXES",
     "Array",
     "Backend",
     "BackendExtractor",
@@ -66,11 +69,17 @@ __all__ = [
     "find_levels",
     "find_transformer",
     "hookimpl",
+    "identify_state",
+    "is_counter",
+    "is_path",
     "level_of",
     "map_in_order",
     "normalize",
+    "read_npz",
     "read_refused",
+    "reading_weights",
     "unwrap",
+    "watch_path",
 ]
 
 
@@ -84,6 +93,17 @@ class BackendExtractor(ABC):
     info: ModelInfo
     features: tuple[FeatureInfo, ...]
     weights_report: WeightsReport | None = None
+
+    def weights_identity(self) -> str | None:
+        """What the weights are, where the ``weights`` of the request do not say it; None where they do.
+
+        They do where they are None (the backend's seeded random weights) or a tag of the library. Of a file or a folder
+        it is a hash of the content (:func:`watch_path`), of a module of the caller's own one of its state as it is
+        now (:func:`identify_state`), of a hub's repository the revision that was loaded. Any two that may give other
+        features have other identities. It is asked for where features are stored, and may take as long as reading the
+        weights once more.
+        """
+        return None
 
     @property
     def module(self) -> Any:
@@ -171,7 +191,8 @@ class Backend(ABC):
     ) -> BackendExtractor:
         """A module of the caller's own, of a class that ``BackendSpec.wraps`` names, as an opened model.
 
-        ``input_size`` is the size that it is made for. The module keeps its parameters and its mode.
+        ``input_size`` is the size that it is made for. The module keeps its parameters and its mode, and the extractor
+        says by :meth:`BackendExtractor.weights_identity` what they are.
         """
         raise errors.CapabilityError(f"this backend wraps no modules, such as {type(module).__name__}")
 

@@ -55,7 +55,7 @@ class Pool:
     """What is done to the positions of a layer's output.
 
     ``avg``, ``max`` and ``gem`` (the generalised mean of Radenović et al. 2018, arXiv:1711.02512, with exponent ``p``)
-    make one vector per image of a map or of the tokens behind the prefix; ``cls`` takes the first prefix token. All
+    make one vector per image of a map or of the tokens behind the prefix; ``cls`` takes the class token. All
     four leave vectors as they are. The fixed grids ``avgpool``, ``maxpool`` (``kernel``, ``stride`` and ``padding`` as
     in torch's ``AvgPool2d`` and ``MaxPool2d``, the stride by default the kernel's size) and ``adaptive_avgpool``
     (``output`` as in ``AdaptiveAvgPool2d``) turn a map into a smaller one. ``identity`` changes nothing.

@@ -32,9 +32,12 @@ GEM_EPS = 1e-6
 
 def check_pool(info: FeatureInfo, pool: Pool) -> None:
     """Raise CapabilityError for ``cls`` of a layer without a class token, and for a grid of what is no map."""
-    if pool.kind == "cls" and info.kind != "vector" and not info.prefix_tokens:
+    if pool.kind == "cls" and info.kind != "vector" and not info.class_token:
         raise CapabilityError(
-            f"{info.name!r} has no class token", "tokens with a prefix", info.kind, remedy="pool='avg' or pool='max'"
+            f"{info.name!r} has no class token",
+            "tokens of which the first is a class token",
+            f"{info.kind} with {info.prefix_tokens} other prefix tokens" if info.prefix_tokens else info.kind,
+            remedy="pool='avg' or pool='max'",
         )
     if pool.is_grid and info.kind != "map":
         raise CapabilityError(

@@ -15,6 +15,7 @@ from featreg.errors import CapabilityError, InputError, LayerError, SpecError, n
 from featreg.fields import (
     AreTexts,
     AtLeast,
+    IsBool,
     IsColor,
     IsNumbers,
     IsSize,
@@ -125,9 +126,9 @@ class FeatureInfo:
     ``ceil(side / reduction)``, ``floor(side / reduction)``, or ``measured`` at the sizes listed in ``measured``, where
     neither form holds; a vector that is ``measured`` is a flattened layer, ``channels`` wide at the sizes listed.
     ``prefix_tokens`` counts the class, distillation and register tokens at the front of ``tokens``; maps never contain
-    them. ``length`` is the number of tokens where they are no patches of the image (those of a text, the queries of an
-    attention pool): it is the same for every size, and there is no reduction. ``input_rule`` is the model's: a shape is
-    predicted for no size that the model does not take.
+    them. ``class_token`` says that the first of them is a class token. ``length`` is the number of tokens where they
+    are no patches of the image (those of a text, the queries of an attention pool): it is the same for every size, and
+    there is no reduction. ``input_rule`` is the model's: a shape is predicted for no size that the model does not take.
     """
 
     name: str = attrs.field(validator=IsText(empty=True))
@@ -142,6 +143,7 @@ class FeatureInfo:
     measured: tuple[MeasuredGrid, ...] = attrs.field(default=(), converter=as_tuple)
     input_rule: InputRule = attrs.field(factory=InputRule, repr=False)
     length: int | None = attrs.field(default=None, converter=as_whole, validator=AtLeast(1, optional=True))
+    class_token: bool = attrs.field(default=False, validator=IsBool())
 
     def __attrs_post_init__(self) -> None:
         if self.length is not None and self.kind != "tokens":
@@ -159,6 +161,8 @@ class FeatureInfo:
             )
         if self.prefix_tokens and self.kind != "tokens":
             raise SpecError(f"feature {self.name!r} of kind {self.kind!r} cannot hold prefix tokens")
+        if self.class_token and not self.prefix_tokens:
+            raise SpecError(f"feature {self.name!r} has a class token", "at least one prefix token", "none")
 
     @property
     def _has_grid(self) -> bool:

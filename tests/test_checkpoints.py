@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from featreg.checkpoints import AVERAGES, WRAPPERS, Mismatch, WeightsReport, compare, unwrap
+from featreg.checkpoints import AVERAGES, WRAPPERS, Mismatch, WeightsReport, compare, is_counter, unwrap
 from featreg.errors import WeightsError
 
 STATE = {"conv.weight": 1.0, "conv.bias": 2.0}
@@ -44,6 +44,21 @@ def test_averages_among_the_weights_are_taken_likewise(prefix):
     assert opened(content, average=False) == (STATE, WeightsReport("file"))
 
 
+@pytest.mark.parametrize("prefix", ["ema.", "model_ema."])
+def test_averages_alone_are_refused_where_the_weights_are_asked_for(prefix):
+    content = {f"{prefix}{name}": value for name, value in AVERAGE.items()}
+    assert opened(content)[0] == AVERAGE
+    with pytest.raises(WeightsError, match="as they were trained") as caught:
+        opened(content, average=False)
+    assert caught.value.remedy == f"options={{'ema': True}} takes '{prefix}*'"
+
+
+def test_deepspeeds_checkpoints_are_opened():
+    """As ``DeepSpeedEngine.save_checkpoint`` writes them: the weights under ``module``, plain values beside."""
+    state, report = opened({"module": STATE, "optimizer": None, "global_steps": 7, "ds_version": "0.14"})
+    assert (state, report.unwrapped) == (STATE, ("module",))
+
+
 def test_prefixes_come_off_only_where_every_name_has_them():
     state, report = opened({f"module._orig_mod.model.{name}": value for name, value in STATE.items()})
     assert state == STATE
@@ -72,6 +87,26 @@ def test_a_mismatch_lists_everything():
     assert len(found) == 3
     assert not compare(own, own)
     assert found.without({"a", "b"}) == Mismatch(unexpected=("d",))
+
+
+def test_settling_reports_what_was_excused_and_refuses_the_rest():
+    own = {name: SimpleNamespace(shape=(2,)) for name in ("a", "b", "c")}
+    given = {"a": own["a"], "b": SimpleNamespace(shape=(5,)), "d": own["a"]}
+    found, report = compare(own, given), WeightsReport("w.pth", ignored=["n"])
+    settled = found.settle(report, own, given, kept={"c", "b"}, ignored={"d"}, remedy="")
+    assert settled == WeightsReport("w.pth", 1, kept=["b", "c"], misshaped=["b"], ignored=["n", "d"])
+    assert "of another shape in the file and not needed: b" in str(settled)
+    with pytest.raises(WeightsError, match="1 unexpected: d") as caught:
+        found.settle(report, own, given, kept={"c", "b"}, ignored=(), remedy="think")
+    assert (caught.value.expected, caught.value.remedy) == ("its 3 weights and no others", "think")
+
+
+def test_counters_may_be_missing_and_not_more_than_are_there():
+    counter = {"bn.num_batches_tracked": SimpleNamespace(shape=())}
+    assert not compare(counter, {})
+    assert compare({}, counter) == Mismatch(unexpected=("bn.num_batches_tracked",))
+    assert is_counter("bn.num_batches_tracked")
+    assert not is_counter("bn.weight")
 
 
 def test_long_lists_are_shortened_and_counted():

@@ -114,6 +114,10 @@ def test_options_reach_the_extraction(tmp_path):
         (["--layer", "C5", "--weights", "default"], 2, "weights"),
         (["--layer", "C5", "--dtype", "float16"], 2, "float16"),
         (["--layer", "C5", "--limit", "0"], 2, "limit"),
+        (["--layer", "C5", "--option", "ema"], 2, "NAME=VALUE"),
+        (["--layer", "C5", "--option", "a=1", "--option", "a=2"], 2, "NAME=VALUE"),
+        (["--layer", "C5", "--option", "a=1"], 2, "takes no options"),
+        (["--layer", "C5", "--output-stride", "8"], 2, "output_stride"),
         ([], 2, "--layer"),
     ],
 )
@@ -294,3 +298,18 @@ def test_poolings_that_cannot_be(tmp_path, arguments, said):
     assert result.exit_code == 2
     assert said in result.stderr
     assert not (tmp_path / "s").exists()
+
+
+def test_options_of_the_backend_are_json_or_text(tmp_path, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def extract(*_, **fields):
+        raise Seen(fields)
+
+    monkeypatch.setattr(featreg, "extract", extract)
+    options = ["--option", "ema=false", "--option", 'head={"mlp": [8, 4]}', "--option", "names=order"]
+    result = tinynet(tmp_path / "s", "--layer", "C5", *options, "--output-stride", 8)
+    (fields,) = result.exception.args
+    assert fields["options"] == {"ema": False, "head": {"mlp": [8, 4]}, "names": "order"}
+    assert fields["output_stride"] == 8

@@ -24,7 +24,7 @@ INFO = ModelInfo(
         FeatureInfo("stem", 4, 2, "map", level="C1", index=0),
         FeatureInfo("stage", 6, 4, "map", level="C2", index=1),
         FeatureInfo("odd", 5, 4, "map", index=2, rounding="measured", measured=[MeasuredGrid((8, 8), (3, 3))]),
-        FeatureInfo("norm", 7, 4, "tokens", head="tokens", prefix_tokens=1),
+        FeatureInfo("norm", 7, 4, "tokens", head="tokens", prefix_tokens=1, class_token=True),
         FeatureInfo("pool", 6, None, "vector", head="pooled"),
         FeatureInfo("text", 6, None, "vector", head="text_embedding"),
     ),

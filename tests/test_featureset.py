@@ -14,7 +14,7 @@ from featreg.featureset import FeatureSet
 from featreg.spec import FeatureInfo
 
 MAP = FeatureInfo("layer4", 3, 32, "map", level="C5", index=4)
-TOKENS = FeatureInfo("norm", 4, 16, "tokens", head="tokens", prefix_tokens=2)
+TOKENS = FeatureInfo("norm", 4, 16, "tokens", head="tokens", prefix_tokens=2, class_token=True)
 VECTOR = FeatureInfo("pool", 3, None, "vector", head="pooled")
 
 

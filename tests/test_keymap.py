@@ -63,6 +63,13 @@ def test_the_first_rule_decides_and_other_names_stay():
     assert names("other.weight") == ("other.weight",)
 
 
+def test_rules_that_decide_no_name_are_idle():
+    names = KeyMap("mine", (Rule("a.0", "stem"), Rule("a.{i}", "body.{i}"), Rule("b", "c")))
+    assert names.idle(["a.0.weight", "a.0.bias", "z"]) == 2
+    assert names.idle(["a.0.weight", "a.1.weight", "b"]) == 0
+    assert names.idle([]) == 3
+
+
 def test_two_weights_of_one_name_are_refused():
     with pytest.raises(WeightsError, match="one name") as caught:
         KeyMap("mine", (Rule("a", "b"),)).apply(["a.weight", "b.weight"])
@@ -101,6 +108,17 @@ def test_kinds_may_be_spelt_otherwise():
 def test_what_speaks_against_the_order_refuses(change, problem):
     with pytest.raises(WeightsError, match=problem):
         map_in_order(SOURCE, TARGET | state(**change))
+
+
+def test_what_is_spare_may_be_of_another_shape_or_absent():
+    spare = {"head.weight"}
+    assert map_in_order(SOURCE | state(_fc__weight=(9, 8)), TARGET, spare=spare)["_fc.weight"] == "head.weight"
+    headless = {name: value for name, value in SOURCE.items() if name != "_fc.weight"}
+    assert list(map_in_order(headless, TARGET, spare=spare).values()) == ["conv.weight", "norm.weight", "norm.bias"]
+    with pytest.raises(WeightsError, match="'_fc' does not fit"):
+        map_in_order(SOURCE | state(_fc__weight=(9, 8)), TARGET, spare={"conv.weight"})
+    with pytest.raises(WeightsError, match="numbers of layers differ"):
+        map_in_order(headless, TARGET, spare={"norm.weight"})  # half a layer
 
 
 def test_layers_of_equal_shape_are_not_swapped():

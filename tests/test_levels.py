@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featreg.levels import Step, Transformer, find_levels, find_transformer, level_of
+from featreg.levels import Step, Transformer, find_final, find_levels, find_transformer, level_of
 
 
 def leaf(name, stride=None, **fields):
@@ -13,7 +13,7 @@ def leaf(name, stride=None, **fields):
 
 
 def conv(name, stride, kernel=3, channels=8):
-    return leaf(name, stride, kernel=(kernel, kernel), channels=channels, type="Conv2d")
+    return leaf(name, stride, kernel=(kernel, kernel), channels=channels, type="Conv2d", learned=True)
 
 
 def below(name, *children):
@@ -153,6 +153,13 @@ def test_a_transition_of_operations_is_one_unit():
     assert named(steps)["C2"] == "dense1"
 
 
+def test_a_norm_with_an_activation_is_no_block_of_a_transition():
+    norm = [*holder("norm", leaf("drop", 4), leaf("act", 4))]
+    transition = holder("t", norm, conv("conv", 4, 1), leaf("pool", 8))
+    steps = chain(conv("stem", 2), block("dense1", 4, 2), transition, block("dense2", 8))
+    assert named(steps) == {"C1": "stem", "C2": "dense1", "C3": "dense2"}
+
+
 def test_a_decoder_is_no_part_of_the_levels():
     down = chain(block("e1", 1), block("e2", 2, 1), block("e3", 4, 2), block("e4", 4))
     up = chain(leaf("up1", 2), block("d2", 2), leaf("up2", 1), block("d1", 1))
@@ -168,13 +175,69 @@ def test_a_network_of_one_odd_stride_has_the_nearest_level():
     assert [level_of(stride) for stride in (1, 7, 14, 16, 32, 128)] == ["C0", "C3", "C4", "C4", "C5", "C7"]
 
 
-def test_a_stage_that_gives_lists_is_cut_and_a_block_that_does_is_passed_over():
-    lists = [attrs.evolve(step, stride=None) if step.name == "stage2" else step
-             for step in holder("stage2", block("0", 8, 4), block("1", 8))]  # fmt: skip
-    steps = chain(conv("stem", 2), holder("stage1", block("0", 4, 2)), lists)
-    assert named(steps) == {"C1": "stem", "C2": "stage1", "C3": "stage2.1"}
+def without_map(name, steps, **fields):
+    """``steps`` where the one of that name gives something else."""
+    return [attrs.evolve(step, stride=None, **fields) if step.name == name else step for step in steps]
+
+
+def test_a_stage_that_gives_no_single_map_has_no_level():
+    stage = without_map("stage2", holder("stage2", block("0", 8, 4), block("1", 8)))
+    steps = chain(conv("stem", 2), holder("stage1", block("0", 4, 2)), stage)
+    assert named(steps) == {"C1": "stem", "C2": "stage1"}
+    assert named([*steps, *block("stage3", 16, 8)]) == {"C1": "stem", "C2": "stage1", "C4": "stage3"}
     opaque = [attrs.evolve(step, stride=None) if step.name == "b" else step for step in block("b", 8, 4)]
     assert named(chain(conv("stem", 2), holder("stage1", block("0", 4, 2)), opaque)) == {"C1": "stem", "C2": "stage1"}
+
+
+def test_an_encoder_that_gives_lists_has_the_levels_of_its_stages():
+    stages = [block("a", 2, 1), block("b", 4, 2), block("c", 8, 4)]
+    steps = chain(without_map("encoder", holder("encoder", *stages)), block("decoder", 4))
+    assert named(steps) == {"C1": "encoder.a", "C2": "encoder.b", "C3": "encoder.c"}
+
+
+def test_stages_of_several_resolutions_side_by_side_have_no_levels():
+    exchange = holder("fuse", conv("0", 4), conv("1", 8), conv("2", 4), called=False)
+    stages = [without_map(f"stage{k}", [*below(f"stage{k}", exchange), Step(f"stage{k}")]) for k in (2, 3)]
+    steps = chain(conv("stem", 2), block("layer1", 4, 2), conv("down", 8), *stages)
+    assert named(steps) == {"C1": "stem"}
+    assert named([*steps, *conv("final", 32)]) == {"C1": "stem", "C5": "final"}
+
+
+def test_a_pyramid_leaves_the_levels_of_its_backbone():
+    body = without_map("body", holder("body", block("a", 4, 2), block("b", 8, 4), block("c", 16, 8)))
+    pyramid = [*holder("fpn", *(conv(str(stride), stride) for stride in (16, 8, 4)), called=False), Step("fpn")]
+    levels = {"C1": "stem", "C2": "body.a", "C3": "body.b", "C4": "body.c"}
+    assert named([*conv("stem", 2), *body, *pyramid]) == levels
+
+
+def test_what_a_head_does_before_it_pools_is_no_level():
+    head = without_map("head", holder("head", block("conv", 4), leaf("pool"), leaf("fc")), vector=True)
+    steps = chain(conv("stem", 2), block("stage", 4, 2), head)
+    assert named(steps, 100) == {"C1": "stem", "C2": "stage"}
+    assert find_final(steps) == "head.conv"
+
+
+def token_stage(name, length):
+    blocks = [[*tokens(f"{k}.fc", length, learned=True), *tokens(str(k), length, type="Block")] for k in range(2)]
+    return below(name, *blocks)
+
+
+def test_a_map_whose_positions_go_on_as_tokens_ends_no_level():
+    stem = chain(conv("stem.0", 4), conv("stem.1", 8))
+    scores = chain(leaf("pool", vector=True), leaf("fc", vector=True, learned=True))
+    left = chain(stem, token_stage("stage1", 64), conv("down", 16), token_stage("stage2", 16), scores)
+    assert named(left) == {"C2": "stem.0"}
+    assert find_final(left) is None
+    inside = chain(stem, token_stage("stage1", 64), [Step("stage1", 8, output="back")], scores)
+    assert named(inside) == {"C2": "stem.0", "C3": "stage1"}
+    assert find_final(inside) == "stage1"
+
+
+def test_a_pooling_that_attends_leaves_the_level_before_it():
+    pool = [*token_stage("pool", 1), Step("pool", vector=True, learned=True)]
+    steps = chain(conv("stem", 2), block("stage", 4, 2), pool)
+    assert named(steps) == {"C1": "stem", "C2": "stage"}
+    assert find_final(steps) == "stage"
 
 
 def test_nothing_gives_no_levels():
@@ -231,9 +294,9 @@ def vit(depth=4, prefix=1, patch=16, size=(224, 224)):
         chain(
             tokens(f"blocks.{k}.norm1", length, type="LayerNorm", passive=True),
             tokens(f"blocks.{k}.norm2", length, type="LayerNorm", passive=True),
-            tokens(f"blocks.{k}.fc1", length, 768, type="Linear"),
-            tokens(f"blocks.{k}.fc2", length, type="Linear"),
-            tokens(f"blocks.{k}", length, type="Block"),
+            tokens(f"blocks.{k}.fc1", length, 768, type="Linear", learned=True),
+            tokens(f"blocks.{k}.fc2", length, type="Linear", learned=True),
+            tokens(f"blocks.{k}", length, type="Block", learned=True),
         )
         for k in range(depth)
     ]
@@ -249,6 +312,12 @@ def test_a_plain_transformer_has_blocks_of_one_stride_and_counts_its_prefix(dept
 
 def test_a_transformer_that_goes_back_to_a_map_by_layout_alone_is_plain():
     assert find_transformer([*vit(), *leaf("permute", 16, passive=True)], (224, 224)) is not None
+
+
+def test_the_parts_of_a_lone_block_are_no_blocks():
+    scales = chain(tokens("block.scale1", 49, type="Scale"), tokens("block.scale2", 49, type="Scale"))
+    parts = chain(tokens("block.fc", 49, learned=True, type="Linear"), scales, tokens("block", 49, type="Block"))
+    assert find_transformer([*conv("stem", 32), *parts], (224, 224)) is None
 
 
 def test_networks_with_tokens_that_are_no_plain_transformers():

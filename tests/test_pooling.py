@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -142,9 +143,19 @@ def test_a_grid_needs_a_map(kind: Any, text: str) -> None:
 
 
 def test_a_class_token_is_asked_for_where_there_is_none() -> None:
-    for info in (map_info(), FeatureInfo("x", 4, 16, "tokens")):
+    for info in (map_info(), FeatureInfo("x", 4, 16, "tokens"), FeatureInfo("x", 4, 16, "tokens", prefix_tokens=4)):
         with pytest.raises(CapabilityError, match="class token"):
             pooled_info(info, Pool("cls"))
+
+
+def test_a_register_token_is_no_class_token() -> None:
+    tokens = array(2, 7, 4)
+    registers = FeatureInfo("x", 4, 16, "tokens", prefix_tokens=3)
+    with pytest.raises(CapabilityError, match="class token") as caught:
+        pool_array(tokens, registers, Pool("cls"))
+    assert caught.value.got == "tokens with 3 other prefix tokens"
+    pooled = pool_array(tokens, attrs.evolve(registers, class_token=True), Pool("cls"))
+    assert np.array_equal(pooled, tokens[:, 0])
 
 
 # --- descriptions -----------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ grids = st.dictionaries(sizes, sizes, min_size=1, max_size=3).map(
 def features(draw: st.DrawFn) -> FeatureInfo:
     kind: Any = draw(st.sampled_from(["map", "tokens", "vector"]))
     rounding: Any = draw(st.sampled_from(["ceil", "floor", "measured"]))
+    prefix = draw(st.integers(0, 9)) if kind == "tokens" else 0
     return FeatureInfo(
         draw(st.text(max_size=9)),
         draw(counts),
@@ -60,9 +61,10 @@ def features(draw: st.DrawFn) -> FeatureInfo:
         level=draw(st.sampled_from([None, *LEVELS])),
         index=draw(st.none() | st.integers(0, 99)),
         head=draw(st.sampled_from([None, *HEADS])),
-        prefix_tokens=draw(st.integers(0, 9)) if kind == "tokens" else 0,
+        prefix_tokens=prefix,
         rounding=rounding,
         measured=draw(grids) if rounding == "measured" else (),
+        class_token=prefix > 0 and draw(st.booleans()),
     )
 
 

@@ -17,14 +17,19 @@ sys.path.append(str(Path(__file__).parent.parent))  # zoo is no part of the dist
 
 from featreg.spec import FeatureInfo, InputRule, MeasuredGrid
 from zoo.arrange import Frame, Mismatch, arrange, arranged_shape, is_near
-from zoo.claims import check_declaration, check_levels
+from zoo.claims import check_levels
+from zoo.completeness import Entry, check_classifier, check_declaration, check_embeddings, check_stages
 from zoo.ledger import Ledger
+from zoo.opening import ALWAYS, is_to_open
 from zoo.oracles import RawRefusal
 from zoo.page import page, write
 from zoo.pool import Limits, Lost, run_tasks
 from zoo.records import Finding, Layer, Record, SizeCheck, Task, ValueCheck, from_plain, to_plain
 from zoo.selection import SLICE, Selection, select
 from zoo.sizes import allows, plan
+from zoo.stages import find_stages
+from zoo.stricter import reasons
+from zoo.survey import Module, Survey, level_number
 from zoo.sweep import sweep
 from zoo.verdict import complaints, missing
 
@@ -130,18 +135,239 @@ def test_levels_keep_their_own_claims(levels, dilated, complaints_):
     assert [finding.what for finding in check_levels(levels, ("a", "b"), dilated)] == complaints_
 
 
-def test_a_level_is_the_librarys_last_declared_entry():
+def findings(found):
+    return [(finding.what, finding.got) for finding in found]
+
+
+def test_a_level_is_the_librarys_last_declared_entry_and_none_is_left_out():
     features = [level("C1", 2, "stem"), level("C2", 4, "layer1")]
-    seen = {"stem": (3, 8, 32, 48), "layer1": (3, 8, 16, 24), "layer2": (3, 16, 24, 8), "list": (3, 8, 8, 12)}
+    entries = [Entry(("stem",), 2), Entry(("layer1",), 4), Entry(("layer2", "other"), 4)]
 
-    def found(declared):
-        return [finding.got for finding in check_declaration(features, declared, seen, (64, 96))]
+    def found(*strides):
+        return findings(check_declaration(features, entries, strides))
 
-    assert found({2: ("stem",), 4: ("layer1",)}) == []
-    assert found({2: ("stem",), 4: ("layer2",)}) == ["layer1"]
-    assert (
-        found({2: ("gone",), 4: ("list", "layer2")}) == []
-    )  # it gives no tensor, or declares another stride than it has
+    assert found(2, 4, None) == []  # the last gives no map
+    assert found(2, 4, 4) == [("name of C2", "layer1")]
+    assert found(2, 4, 8) == [("level of stride 8", "none")]
+    assert found(4, 4, None) == []  # a map is named after the stride that it has
+
+
+# --- the raw network's own stages and heads ---------------------------------------------------------------------------
+
+SIZE = (256, 384)
+
+
+def surveyed(*modules, classes=None, result=None):
+    """A survey of modules in the order in which they finish: (name, k of its stride or shape, class, further fields).
+
+    A network with classes returns a score of each unless ``result`` says otherwise.
+    """
+    outputs, inputs, parts = {}, {}, {}
+    for name, gives, *rest in modules:
+        kind, fields = (rest[0] if rest else "Block"), (rest[1] if len(rest) > 1 else {})
+        inputs |= {name: fields["input"]} if "input" in fields else {}
+        parts[name] = Module(name, kind, **{key: value for key, value in fields.items() if key != "input"})
+        outputs[name] = gives if isinstance(gives, tuple) else (3, 8, SIZE[0] >> gives, SIZE[1] >> gives)
+    return Survey(SIZE, 3, parts, outputs, inputs, result or (classes and (3, classes)), prefix=1, classes=classes)
+
+
+def convolution(width, kernel=3):
+    return "Conv2d", {"kernel": (kernel, kernel), "takes": 8, "width": width}
+
+
+def linear(takes, width, given=None):
+    return "Linear", {"kernel": (1, 1), "takes": takes, "width": width, "input": given or (3, takes)}
+
+
+def tokens(count):
+    return (3, count, 8)
+
+
+BACKBONE = [
+    ("conv", 1, *convolution(8)),
+    ("norm", 1, "BatchNorm2d"),
+    ("pool", 2, "MaxPool2d"),
+    ("layer1.0.conv", 2, *convolution(8)),
+    ("layer1.0", 2),
+    ("layer1.1.conv", 2, *convolution(8)),
+    ("layer1.1", 2),
+    ("layer1", 2),
+    ("layer2.0.conv", 2, *convolution(8)),
+    ("layer2.0", 3),
+    ("layer2", 3),
+]
+SCORES = ("head.fc", (3, 9), *linear(8, 9))
+STAGES = {
+    "of a residual network": (BACKBONE, ["conv", "layer1", "layer2"]),
+    "in a wrapper": (
+        [*((f"body.{name}", *rest) for name, *rest in BACKBONE), ("body", 3)],
+        ["body.conv", "body.layer1", "body.layer2"],
+    ),
+    "before a closing convolution": (
+        [*BACKBONE, ("last.0", 3, *convolution(8, 1)), ("last.1", 3, "ReLU"), ("last", 3), SCORES],
+        ["conv", "layer1", "layer2"],
+    ),
+    "with a convolution that hidden layers follow": (
+        [*BACKBONE, ("last.0", 3, *convolution(7, 1)), ("last", 3), SCORES],
+        ["conv", "layer1", "last"],
+    ),
+    "of an encoder": ([*BACKBONE, ("up.0", 2, *convolution(8)), ("up", 2)], ["conv", "layer1", "layer2"]),
+    "that halve at their end": (
+        [
+            ("embed", 2),
+            ("one.blocks.0.conv", 2, *convolution(8)),
+            ("one.blocks.0", 2),
+            ("one.reduce", 3, *convolution(8)),
+            ("one", 3),
+            ("two.conv", 3, *convolution(8)),
+            ("two", 3),
+        ],
+        ["one.blocks.0", "two"],
+    ),
+    "that give no single map": (
+        [("one", 2), ("two.conv", 3, *convolution(8)), ("two", ()), ("three", 4)],
+        ["one", "three"],
+    ),
+    "that are one transition": (
+        [("dense", 2), ("step.norm", 2, "BatchNorm2d"), ("step.pool", 3, "AvgPool2d"), ("step", 3)],
+        ["dense", "step"],
+    ),
+    "of a plain transformer": (
+        [
+            ("patch", 4, *convolution(8, 16)),
+            ("body.0", tokens(16 * 24 + 1)),
+            ("body.1", tokens(16 * 24 + 1)),
+            ("norm", tokens(16 * 24 + 1), "LayerNorm"),
+        ],
+        ["body.1"],
+    ),
+    "of tokens of several lengths": (
+        [
+            ("patch", tokens(64 * 96)),
+            ("one.0", tokens(64 * 96)),
+            ("one.1", tokens(64 * 96)),
+            ("one", tokens(64 * 96)),
+            ("two.0", tokens(32 * 48)),
+            ("two.1", tokens(32 * 48)),
+            ("two", tokens(32 * 48)),
+        ],
+        ["one", "two"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STAGES)
+def test_stages_are_found_from_raw_outputs(case):
+    modules, expected = STAGES[case]
+    last = {stage.number: stage.name for stage in find_stages(surveyed(*modules, classes=9)) if stage.whole}
+    assert list(last.values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ([level("C1", 2, "conv"), level("C2", 4, "layer1"), level("C3", 8, "layer2")], []),
+        ([level("C1", 2, "conv"), level("C2", 4, "layer1")], [("level of stride 8", "none")]),
+        ([], [("level of stride 2", "none"), ("level of stride 4", "none"), ("level of stride 8", "none")]),
+        (
+            [level("C1", 2, "conv"), level("C2", 4, "layer1.0"), level("C3", 8, "layer2")],
+            [("name of C2", "layer1.0"), ("name of C2", "layer1.0, inside layer1")],
+        ),
+        (
+            [level("C1", 2, "conv"), level("C2", 4, "pool"), level("C3", 8, "layer2")],
+            [("name of C2", "pool")],
+        ),
+        (
+            [level("C1", 2, "conv"), level("C2", 4, "layer2.0.conv"), level("C3", 8, "layer2")],
+            [("name of C2", "layer2.0.conv, inside layer2")],
+        ),
+        ([level("C1", 2, "conv"), level("C2", 4, "layer1"), level("C3", 8, "relu")], []),  # an operation at the end
+    ],
+)
+def test_levels_are_the_last_stages_of_a_network_that_declares_none(levels, expected):
+    survey = surveyed(*BACKBONE)
+    assert findings(check_stages(levels, find_stages(survey), survey, dilated=False)) == expected
+
+
+def test_a_stage_of_several_maps_has_no_level():
+    survey = surveyed(("one", 2), ("two.conv", 2, *convolution(8)), ("two", ()), ("three", 3))
+    stages = find_stages(survey)
+    assert findings(check_stages([level("C3", 8, "three")], stages, survey, dilated=False)) == []
+    inside = [level("C2", 4, "two.conv"), level("C3", 8, "three")]
+    assert findings(check_stages(inside, stages, survey, dilated=False)) == [("name of C2", "two.conv, inside two")]
+
+
+def test_no_level_of_a_dilated_network_is_left_out():
+    survey = surveyed(("one", 2), ("two", 2), ("three", 2))
+    levels = [level("C2", 4, "one"), level("C3", 4, "two"), level("C4", 4, "three")]
+    assert findings(check_stages(levels, find_stages(survey), survey, dilated=True)) == []
+    assert findings(check_stages(levels[:2], find_stages(survey), survey, dilated=True)) == [("name of C3", "two")]
+    assert findings(check_stages(levels[::2], find_stages(survey), survey, dilated=True)) == [("levels", "C2, C4")]
+
+
+def vector(head, channels):
+    return FeatureInfo(head, channels, None, "vector", head=head)
+
+
+FINAL = FeatureInfo("layer2", 8, 8, "map", head="features")
+HEADS = [FINAL, vector("pooled", 8), vector("logits", 9)]
+
+
+@pytest.mark.parametrize(
+    ("heads", "expected"),
+    [
+        (HEADS, []),
+        ([], [("logits", "none"), ("pooled", "none"), ("features", "none")]),
+        ([*HEADS[:2], vector("logits", 8)], [("channels of logits", "8")]),
+        ([FINAL, vector("pooled", 9), HEADS[2]], [("channels of pooled", "9")]),
+    ],
+)
+def test_a_network_with_classes_has_their_heads(heads, expected):
+    survey = surveyed(*BACKBONE, SCORES, classes=9)
+    assert findings(check_classifier(heads, survey)) == expected
+
+
+def test_heads_are_asked_for_where_the_network_has_them():
+    without = surveyed(*BACKBONE, result=(3, 8))
+    assert findings(check_classifier(HEADS[:2], without)) == []
+    assert findings(check_classifier(HEADS, without)) == [("logits", "logits")]
+    by_convolution = surveyed(*BACKBONE, ("fc", 3, *convolution(9, 1)), classes=9)
+    assert findings(check_classifier([FINAL, HEADS[2]], by_convolution)) == []  # SqueezeNet: no vector goes in
+    two = surveyed(*BACKBONE, ("a", (3, 9), *linear(4, 9)), ("b", (3, 9), *linear(5, 9)), classes=9)
+    assert findings(check_classifier([FINAL, vector("pooled", 9), HEADS[2]], two)) == []
+    assert findings(check_classifier([FINAL, vector("pooled", 5), HEADS[2]], two)) == []
+    assert findings(check_classifier([FINAL, vector("pooled", 4), HEADS[2]], two)) == [("channels of pooled", "4")]
+
+
+def test_a_network_of_images_and_texts_embeds_both():
+    survey = surveyed(*BACKBONE, result=(3, 8))
+    both = [FINAL, vector("embedding", 8), vector("text_embedding", 8)]
+    assert findings(check_embeddings(both, survey)) == []
+    assert findings(check_embeddings(both[:2], survey)) == [("text_embedding", "none")]
+    assert findings(check_embeddings([FINAL, vector("embedding", 9), both[2]], survey)) == [
+        ("channels of embedding", "9")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((3, 8, 32, 48), 3),
+        ((3, 32, 48, 8), 3),
+        ((3, 32 * 48 + 1, 8), 3),
+        ((32 * 48, 3, 8), 3),
+        ((3, 8, 31, 47), 3),
+        ((3, 8, 18, 27), 4),  # a patch of 14 pixels
+        ((3, 8, 32, 24), None),
+        ((3, 8, 1, 1), None),
+        ((12, 8, 32, 48), None),  # windows
+        ((3, 100, 8), None),
+        ((3, 8), None),
+        ((), None),
+    ],
+)
+def test_the_level_of_a_raw_output(shape, expected):
+    assert level_number(shape, SIZE, batch=3, prefix=1) == expected
 
 
 # --- oracles ----------------------------------------------------------------------------------------------------------
@@ -165,6 +391,9 @@ def oracle_of():
         def build(self, device):
             network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1, stride=2), torch.nn.ReLU(inplace=True))
             return network.to(device)
+
+        def call(self, network, images):
+            return self.forward(network, images)
 
         def run(self, network, images, names):
             yield "whole", self.forward(network, images)
@@ -229,13 +458,14 @@ def judging():
     return zoo.judge
 
 
-def judged(judging, model="timm:resnet10t", change=None, real=False, **parts):
-    """A record of a model whose description went through ``change``."""
+def judged(judging, model="timm:resnet10t", change=None, real=False, edit=None, **parts):
+    """A record of a model each of whose features went through ``change``, and all of them through ``edit``."""
     import featreg
 
     def describe(*arguments):
         info = featreg.describe(*arguments)
-        return info if change is None else attrs.evolve(info, features=tuple(map(change, info.features)))
+        features = info.features if change is None else map(change, info.features)
+        return attrs.evolve(info, features=tuple(features if edit is None else edit(tuple(features))))
 
     backend, _, name = model.partition(":")
     return judging.Judge(Task(backend, name, real), describe=describe, **parts).record()
@@ -246,6 +476,7 @@ def test_a_right_description_is_exact_in_shapes_and_values(judging):
     assert (record.status, record.findings) == ("exact", ())
     assert record.values == ValueCheck("equal")
     assert record.how == "meta"
+    assert record.opened
     assert [check.outcome for check in record.sizes] == ["exact", "exact", "exact"]
     assert [layer.key for layer in record.layers if layer.key[0] == "C"] == ["C1", "C2", "C3", "C4", "C5"]
 
@@ -278,6 +509,104 @@ def test_a_planted_wrong_prediction_is_found(judging, change):
     assert record.findings
 
 
+def only(*keys):
+    return lambda features: [feature for feature in features if feature.level in keys]
+
+
+def without(*keys):
+    return lambda features: [f for f in features if f.level not in keys and f.head not in keys]
+
+
+def swapped(key, **fields):
+    def edit(features):
+        return [attrs.evolve(f, **fields) if key in (f.level, f.head) else f for f in features]
+
+    return edit
+
+
+def logits_as_pooled(features):
+    (pooled,) = [feature for feature in features if feature.head == "pooled"]
+    return swapped("logits", name=pooled.name, channels=pooled.channels)(features)
+
+
+LEFT_OUT = {
+    "timm: all": ("timm:resnet18", lambda _: (), "level of stride 32"),
+    "timm: all but C3": ("timm:resnet18", only("C3"), "level of stride 16"),
+    "timm: C5": ("timm:resnet18", without("C5"), "level of stride 32"),
+    "timm: heads": ("timm:resnet18", without("features", "pooled", "logits"), "logits"),
+    "timm: C5 and heads": ("timm:resnet18", without("C5", "features", "pooled", "logits"), "level of stride 32"),
+    "timm: not the last block": ("timm:resnet18", swapped("C4", name="layer3.0"), "name of C4"),
+    "timm: other logits": ("timm:resnet18", logits_as_pooled, "channels of logits"),
+    "timm: a transformer's level": ("timm:test_vit", without("C4"), "level of stride 16"),
+    "timm: an earlier block": ("timm:test_vit", swapped("C4", name="blocks.1"), "name of C4"),
+    "torchvision: all": ("torchvision:resnet18", lambda _: (), "level of stride 2"),
+    "torchvision: all but C3": ("torchvision:resnet18", only("C3"), "level of stride 16"),
+    "torchvision: C5": ("torchvision:resnet18", without("C5"), "level of stride 32"),
+    "torchvision: heads": ("torchvision:resnet18", without("features", "pooled", "logits"), "logits"),
+    "torchvision: not the last block": ("torchvision:resnet18", swapped("C4", name="layer3.0"), "name of C4"),
+    "torchvision: other logits": ("torchvision:resnet18", logits_as_pooled, "channels of logits"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_a_layer_that_is_left_out_or_another_is_found(judging, case):
+    model, edit, what = LEFT_OUT[case]
+    pytest.importorskip(model.partition(":")[0])
+    record = judged(judging, model, edit=edit, open_extractor=Zeros)
+    assert record.status == "wrong"
+    assert what in [finding.what for finding in record.findings]
+
+
+@pytest.mark.parametrize("model", ["timm:resnet18", "timm:test_vit", "torchvision:resnet18"])
+def test_the_same_models_as_they_are_are_exact(judging, model):
+    pytest.importorskip(model.partition(":")[0])
+    record = judged(judging, model)
+    assert (record.status, record.findings, record.opened) == ("exact", (), True)
+
+
+class Zeros:
+    """An extractor's place where opening is not the point: zeros of the shape that is described."""
+
+    def __init__(self, model, layers, **_):
+        import featreg
+
+        self._info, self._layers = featreg.describe(model), layers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __call__(self, images):
+        size = images.shape[2:]
+        return {key: np.zeros(self._info.resolve(key).shape(len(images), *size)) for key in self._layers}
+
+
+def test_a_model_that_does_not_open_is_found(judging):
+    def broken(*_, **__):
+        raise AttributeError("no attribute '_tensor_constant0'")
+
+    record = judged(judging, open_extractor=broken)
+    assert (record.status, record.opened) == ("wrong", False)
+    assert [finding.what for finding in record.findings] == ["opening C5"]
+
+
+def test_a_model_that_opens_with_another_shape_is_found(judging):
+    class Smaller(Zeros):
+        def __call__(self, images):
+            return {key: array[:, 1:] for key, array in super().__call__(images).items()}
+
+    assert judged(judging, open_extractor=Smaller).status == "wrong"
+
+
+def test_small_models_are_opened_and_some_large_ones():
+    tasks = [Task("timm", f"model_{number}") for number in range(1000)]
+    assert all(is_to_open(task, ALWAYS) for task in tasks)
+    assert 20 < sum(is_to_open(task, ALWAYS + 1) for task in tasks) < 150
+    assert not any(is_to_open(task, 10**10) for task in tasks)
+
+
 def test_a_rule_that_allows_too_much_is_found(judging):
     import featreg
 
@@ -292,7 +621,7 @@ def test_a_rule_that_allows_too_much_is_found(judging):
     assert {finding.what for finding in record.findings} >= {"input size 193x257", "input size 225x225"}
 
 
-def test_a_rule_that_is_not_kept_is_found_and_a_strict_one_noted(judging):
+def test_a_rule_that_is_not_kept_or_too_strict_is_found(judging, monkeypatch):
     import featreg
 
     def loose(model, size=None):
@@ -304,7 +633,11 @@ def test_a_rule_that_is_not_kept_is_found_and_a_strict_one_noted(judging):
 
     task = Task("timm", "resnet10t")
     assert judging.Judge(task, describe=loose).record().status == "wrong"
-    record = judging.Judge(task, describe=strict).record()
+    record = judging.Judge(task, describe=strict, open_extractor=Zeros).record()
+    assert record.status == "wrong"
+    assert [finding.what for finding in record.findings] == ["input size 193x257", "input size 225x225"]
+    monkeypatch.setattr("zoo.stricter.reasons", lambda: {"timm:resnet10*": "a reason"})
+    record = judging.Judge(task, describe=strict, open_extractor=Zeros).record()
     assert record.status == "exact"
     assert [check.outcome for check in record.sizes] == ["exact", "stricter", "stricter"]
 
@@ -491,7 +824,9 @@ def test_verdicts():
 # --- documents --------------------------------------------------------------------------------------------------------
 
 RECORDS = [
-    attrs.evolve(EXACT, sizes=(SizeCheck((225, 225), "stricter"),), values=ValueCheck("equal"), oracle_seconds=30.0),
+    attrs.evolve(
+        EXACT, sizes=(SizeCheck((225, 225), "stricter"),), values=ValueCheck("equal"), opened=True, oracle_seconds=30.0
+    ),
     Record("timm:two", "refused", reason="images | of five axes", upstream="ValueError: no\nimage"),
     Record("timm:three", "wrong", findings=(Finding("C2 (layer1)", "(3, 64, 56, 56)", "(3, 65, 56, 56)"),)),
     Record("timm:four", "failed", "timeout", "more than 300 seconds"),
@@ -502,10 +837,21 @@ def test_records_survive_json():
     assert [from_plain(json.loads(json.dumps(to_plain(record)))) for record in RECORDS] == RECORDS
 
 
+def test_the_page_says_why_models_are_stricter(monkeypatch):
+    assert "Stricter than" not in page(RECORDS, {"timm": ["one"]}, {})
+    monkeypatch.setattr("zoo.stricter.reasons", lambda: {"timm:o*": "a reason"})
+    monkeypatch.setattr("zoo.page.reasons", lambda: {"timm:o*": "a reason"})
+    assert "| timm:o* | 1 | a reason |" in page(RECORDS, {"timm": ["one"]}, {}).splitlines()
+
+
+def test_the_list_of_stricter_models_gives_reasons_for_models_of_a_backend():
+    assert all(pattern.partition(":")[0] in SLICE and reason for pattern, reason in reasons().items())
+
+
 def test_the_page_holds_totals_refusals_and_levels():
     text = page(RECORDS, {"timm": ["one", "two", "three", "four"]}, {"timm": {"timm": "1.0"}})
     lines = text.splitlines()
-    assert "| timm | 4 | 1 | 1 | 1 | 1 | 1 | 1 | 0.5 |" in lines
+    assert "| timm | 4 | 1 | 1 | 1 | 1 | 1 | 1 | 1 | 0.5 |" in lines
     assert r"| timm:two | images \| of five axes | ValueError: no image |" in lines
     assert "| timm:three | wrong | C2 (layer1): (3, 64, 56, 56); got (3, 65, 56, 56) |" in lines
     assert "| timm:four | failed | more than 300 seconds |" in lines

@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.records import Finding
 
-__all__ = ["SPECS", "check_declaration", "check_levels", "check_table", "tables"]
+__all__ = ["SPECS", "check_levels", "check_table", "tables"]
 
 SPECS = Path(__file__).parent.parent / "specs"
 
@@ -38,34 +38,6 @@ def check_levels(features: Sequence[Any], order: Sequence[str], dilated: bool) -
         made = [feature.name for feature in levels if feature.name in one_pass]
         if made != sorted(made, key=one_pass.index):
             yield Finding("order of the levels", "that of the forward pass", ", ".join(made))
-
-
-def check_declaration(
-    features: Sequence[Any],
-    declared: Mapping[int, Sequence[str]],
-    seen: Mapping[str, tuple[int, ...]],
-    size: tuple[int, int],
-) -> Iterator[Finding]:
-    """Where the library declares its levels: of each reduction its last entry, and no other.
-
-    ``declared`` holds the module of each entry, then other names of what it gives; ``seen`` raw shapes at ``size``. An
-    entry is not looked at whose module gives no tensor, or a map of another reduction than is declared.
-    """
-    levels = {feature.reduction: feature for feature in features if feature.level is not None}
-    for reduction, names in declared.items():
-        if not _has_stride(seen.get(names[0], ()), reduction, size):
-            continue
-        if reduction in levels and levels[reduction].name not in names:
-            what = f"name of {levels[reduction].level}"
-            yield Finding(what, f"{names[0]}, as the library declares", levels[reduction].name)
-
-
-def _has_stride(shape: tuple[int, ...], stride: int, size: tuple[int, int]) -> bool:
-    """Whether a map has this stride, channels first or last; of tokens the shape does not tell."""
-    grids = [shape[2:], shape[1:3]] if len(shape) == 4 else []
-    return len(shape) == 3 or any(
-        all(round(side / cells) == stride for side, cells in zip(size, grid, strict=True)) for grid in grids
-    )
 
 
 @functools.cache

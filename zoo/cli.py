@@ -89,6 +89,6 @@ def main(
 
 def _summary(done: Sweep) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in totals(done.records).items())
-    seconds = sum(record.featreg_seconds + record.oracle_seconds for record in done.records)
+    seconds = sum(record.seconds for record in done.records)
     left = f", {done.left} not reached" if done.left else ""
     return f"{counts}{left}; {seconds / 60:.1f} CPU minutes, {done.peak / 2**30:.1f} GiB at most in one worker"

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
 import featreg
 from featreg import errors
-from zoo.arrange import Frame, Mismatch, arranged_shape, is_near
-from zoo.claims import check_declaration, check_levels, check_table
+from zoo.arrange import Mismatch
+from zoo.claims import check_levels, check_table
+from zoo.meter import Meter
+from zoo.opening import check_opening, is_to_open
 from zoo.oracles import Oracle, RawRefusal, open_oracle
 from zoo.oracles.base import explain
-from zoo.records import Finding, Layer, Record, SizeCheck, Task, ValueCheck
+from zoo.records import Finding, Layer, Record, Task, ValueCheck
 from zoo.refusals import refusals, set_aside
+from zoo.shapes import ShapeCheck, key_of
 from zoo.sizes import allows, plan
+from zoo.truth import check_layers
 from zoo.values import compare
 
 __all__ = ["Judge", "judge"]
-
-T = TypeVar("T")
-Size = tuple[int, int]
-
-
-@attrs.frozen
-class _Meter:
-    """CPU seconds by side; the two run in turn in one thread."""
-
-    seconds: dict[str, float] = attrs.field(factory=lambda: {"featreg": 0.0, "oracle": 0.0})
-
-    def run(self, side: str, call: Callable[..., T], *arguments: Any) -> T:
-        start = time.process_time()
-        try:
-            return call(*arguments)
-        finally:
-            self.seconds[side] += time.process_time() - start
 
 
 def judge(task: Task) -> Record:
@@ -69,19 +54,15 @@ class Judge:
         self._open_oracle = open_oracle
         self._refused = refused(task.backend)
         self._unlisted = unlisted
-        self._meter = _Meter()
+        self._meter = Meter()
         self._findings: list[Finding] = []
-        self._oracle: Any = None
         self._how = ""
-        self._seen: dict[Size, Mapping[str, Any]] = {}
 
     def record(self) -> Record:
         """The outcome, with the CPU seconds that each side took."""
         record = self._judged()
-        spent = self._meter.seconds
-        return attrs.evolve(
-            record, featreg_seconds=round(spent["featreg"], 2), oracle_seconds=round(spent["oracle"], 2)
-        )
+        library, oracle, opening = (round(self._meter.seconds[side], 2) for side in ("featreg", "oracle", "opening"))
+        return attrs.evolve(record, featreg_seconds=library, oracle_seconds=oracle, opening_seconds=opening)
 
     def _judged(self) -> Record:
         try:
@@ -133,16 +114,17 @@ class Judge:
     # --- descriptions -------------------------------------------------------------------------------------------------
 
     def _compared(self, info: Any) -> Record:
-        self._oracle = self._meter.run("oracle", self._open_oracle, self._task.backend, self._task.model)
-        declared = self._meter.run("oracle", self._oracle.declared)
-        seen = self._raw(info, info.input_size, extra=[names[0] for names in declared.values()])
-        self._how = self._oracle.how
-        sizes = [self._check_size(info, size) for size in plan(info.input_size, info.input_rule)]
-        self._findings += self._check_reductions(info)
-        self._findings += check_levels(info.features, tuple(seen), self._oracle.dilated)
-        self._findings += check_declaration(info.features, declared, seen, info.input_size)
+        oracle = self._meter.run("oracle", self._open_oracle, self._task.backend, self._task.model)
+        survey = self._meter.run("oracle", oracle.survey, info.input_size)
+        shapes = ShapeCheck(self._task, info, oracle, self._describe, self._meter)
+        sizes = [shapes.check(size) for size in plan(info.input_size, info.input_rule)]
+        self._how = oracle.how
+        self._findings += [*shapes.findings, *shapes.check_reductions()]
+        self._findings += check_levels(info.features, tuple(shapes.raw(info.input_size)), oracle.dilated)
+        self._findings += self._meter.run("oracle", lambda: list(check_layers(info.features, survey, oracle)))
         self._findings += check_table(self._task.backend, self._task.model, self._described_for_tables(info))
-        values = self._compare_values(info) if self._task.real else None
+        values = self._compare_values(info, oracle) if self._task.real else None
+        opened = self._open(info, oracle, values)
         wrong = self._findings or (values is not None and values.outcome in ("different", "failed"))
         return Record(
             self._task.id,
@@ -154,110 +136,31 @@ class Judge:
             sizes=tuple(sizes),
             how=self._how,
             values=values,
-            unchecked=tuple(_key(feature) for feature in info.features if feature.name in self._oracle.unknown),
+            opened=opened,
+            unchecked=tuple(key_of(feature) for feature in info.features if feature.name in oracle.unknown),
             findings=tuple(self._findings),
         )
-
-    def _raw(self, info: Any, size: Size, thorough: bool = True, extra: Sequence[str] = ()) -> Mapping[str, Any]:
-        if size not in self._seen:
-            names = list(dict.fromkeys([*(feature.name for feature in info.features), *extra]))
-            self._seen[size] = self._meter.run("oracle", self._oracle.shapes, names, size, thorough)
-        return self._seen[size]
 
     def _described_for_tables(self, info: Any) -> Any:
         if info.input_size == (224, 224) or not allows(info.input_rule, (224, 224)):
             return info
         return self._meter.run("featreg", self._describe, self._task.id, (224, 224))
 
-    def _check_size(self, info: Any, size: Size) -> SizeCheck:
-        try:
-            described = self._described(size)
-        except errors.FeatregError as error:
-            self._find(size, "a description or InputError", explain(error))
-            return SizeCheck(size, "wrong")
-        inside = allows(info.input_rule, size)
-        if not inside and described is not None:
-            self._find(size, "InputError, by its own rule", "a description")
-            return SizeCheck(size, "wrong")
-        try:
-            raw = self._raw(info, size, thorough=described is not None)
-        except RawRefusal as refusal:
-            if described is None:
-                return SizeCheck(size, "refused")
-            self._find(size, f"InputError: the library raises {refusal}", "a description")
-            return SizeCheck(size, "wrong")
-        if described is None:
-            if inside:
-                self._find(size, "a description, by its own rule: the library runs", "InputError")
-            return SizeCheck(size, "wrong" if inside else "stricter")
-        found = list(self._compare_shapes(described, raw, size))
-        self._findings += found
-        return SizeCheck(size, "wrong" if found else "exact")
-
-    def _described(self, size: Size) -> Any:
-        try:
-            return self._meter.run("featreg", self._describe, self._task.id, size)
-        except errors.InputError:
-            return None
-
-    def _compare_shapes(self, info: Any, raw: Mapping[str, Any], size: Size) -> Iterator[Finding]:
-        frame = Frame(self._oracle.batch, size, self._oracle.prefix_tokens)
-        for feature in info.features:
-            what = f"{_key(feature)} ({feature.name}) at {size[0]}x{size[1]}"
-            if feature.name in self._oracle.unknown:
-                continue
-            if feature.name not in raw:
-                yield Finding(what, "an output of the library", "the raw forward pass makes no such tensor")
-                continue
-            try:
-                predicted = feature.shape(frame.batch, *size)
-                real = arranged_shape(raw[feature.name], feature.kind, predicted, frame)
-            except errors.InputError as error:
-                yield Finding(what, f"a shape, for the library gives {raw[feature.name]}", explain(error))
-            except Mismatch as mismatch:
-                yield Finding(what, f"{predicted}", f"{mismatch}")
-            else:
-                if predicted != real:
-                    yield Finding(what, f"{real}, as the library", f"{predicted}")
-                elif feature.kind == "tokens" and feature.prefix_tokens not in (0, frame.prefix):
-                    yield Finding(f"prefix tokens of {what}", f"{frame.prefix} or 0", str(feature.prefix_tokens))
-
-    def _check_reductions(self, info: Any) -> Iterator[Finding]:
-        """At the native size; where a grid is measured, no predicted shape depends on its reduction."""
-        for feature in info.features:
-            if feature.level is None or feature.kind != "map":
-                continue
-            grid = feature.shape(1, *info.input_size)[2:]
-            if not is_near(grid, info.input_size, feature.reduction) and not self._grows(info, feature.level, grid):
-                yield Finding(f"reduction of {feature.level}", f"that of a grid of {grid}", str(feature.reduction))
-
-    def _grows(self, info: Any, level: str, grid: tuple[int, ...]) -> bool:
-        """Whether the grid gains a cell for each ``reduction`` pixels: without padding it may lack several at first."""
-        size = info.input_size
-        added = 4 * info.resolve(level).reduction
-        larger = (size[0] + added, size[1] + added)
-        described = self._described(larger) if allows(info.input_rule, larger) else None
-        if described is None:
+    def _open(self, info: Any, oracle: Oracle, values: ValueCheck | None) -> bool:
+        """Whether a layer was opened and run; the comparison of values has done it, where there was one."""
+        if values is not None and values.outcome in ("equal", "different"):
+            return True
+        if not is_to_open(self._task, oracle.parameters):
             return False
-        with contextlib.suppress(errors.InputError):
-            return bool(described.resolve(level).shape(1, *larger)[2:] == (grid[0] + 4, grid[1] + 4))
-        return False
+        found = self._meter.run("opening", check_opening, self._task, info, self._open_extractor)
+        self._findings += found
+        return not found
 
-    def _find(self, size: Size, expected: str, got: str) -> None:
-        self._findings.append(Finding(f"input size {size[0]}x{size[1]}", expected, got))
-
-    def _compare_values(self, info: Any) -> ValueCheck:
-        start = time.process_time()
+    def _compare_values(self, info: Any, oracle: Oracle) -> ValueCheck:
         try:
-            return compare(self._task, info, self._oracle, self._open_extractor)
+            return self._meter.run("opening", compare, self._task, info, oracle, self._open_extractor)
         except (errors.FeatregError, RawRefusal, Mismatch) as error:
             return ValueCheck("failed", explain(error))
-        finally:
-            self._meter.seconds["oracle"] += time.process_time() - start
-
-
-def _key(feature: Any) -> str:
-    return str(next(key for key in (feature.level, feature.head, feature.index, feature.name) if key is not None))
 
 
 def _layers(features: Sequence[Any]) -> Iterator[Layer]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from zoo.records import Layer, Record, to_plain
+from zoo.stricter import pattern_of, reasons
 
 __all__ = ["page", "write"]
 
@@ -33,8 +34,11 @@ _HOW = """\
 - Text towers that come with files of the Hugging Face hub are not built; their `text_embedding` is noted as
   `unchecked`.
 - Levels are given as `channels/reduction`, heads with their channels; the levels follow [the rule](../specs/levels.md).
-- A size outside the rule that the library would take is noted as `stricter`: it costs a caller that size, never a wrong
-  answer.
+- What a description must hold is told by the library alone: a level wherever it declares one, elsewhere wherever the
+  raw network has a whole stage, and the heads of a network with classes, as wide as what its own call returns.
+- Models of up to 50 M parameters, and a seeded sample of larger ones, are opened with their deepest level and run on an
+  image (`opened`).
+- A size outside the rule that the library would take (`stricter`) is a finding, but for the models of the list below.
 """
 
 
@@ -58,7 +62,15 @@ def page(
 ) -> str:
     """The page of ordered records."""
     parts = [_INTRO, "## Totals\n", *_totals(records, catalogue), ""]
-    parts += [*_amiss(records), *_refused(records), _HOW, "## Versions\n", *_versions(versions), ""]
+    parts += [
+        *_amiss(records),
+        *_refused(records),
+        *_stricter(records),
+        _HOW,
+        "## Versions\n",
+        *_versions(versions),
+        "",
+    ]
     for backend in sorted(catalogue):
         own = [record for record in records if record.backend == backend and record.status in ("exact", "wrong")]
         parts += [f"## {backend}\n", *_models(own), ""]
@@ -67,16 +79,17 @@ def page(
 
 def _totals(records: Sequence[Record], catalogue: Mapping[str, Sequence[str]]) -> Iterator[str]:
     yield from _header(
-        "backend", "models", "exact", "wrong", "refused", "failed", "values equal", "stricter", "CPU min"
+        "backend", "models", "exact", "wrong", "refused", "failed", "opened", "values equal", "stricter", "CPU min"
     )
     for backend in sorted(catalogue):
         own = [record for record in records if record.backend == backend]
         count = Counter(record.status for record in own)
+        opened = sum(record.opened for record in own)
         equal = sum(record.values is not None and record.values.outcome == "equal" for record in own)
         stricter = sum(any(check.outcome == "stricter" for check in record.sizes) for record in own)
-        minutes = sum(record.featreg_seconds + record.oracle_seconds for record in own) / 60
+        minutes = sum(record.seconds for record in own) / 60
         statuses = [count[status] for status in ("exact", "wrong", "refused", "failed")]
-        yield _row(backend, len(catalogue[backend]), *statuses, equal, stricter, f"{minutes:.1f}")
+        yield _row(backend, len(catalogue[backend]), *statuses, opened, equal, stricter, f"{minutes:.1f}")
 
 
 def _amiss(records: Sequence[Record]) -> Iterator[str]:
@@ -101,6 +114,23 @@ def _refused(records: Sequence[Record]) -> Iterator[str]:
     yield from _header("model", "reason", "error of the library")
     for record in found:
         yield _row(record.id, record.reason, record.upstream)
+    yield ""
+
+
+def _stricter(records: Sequence[Record]) -> Iterator[str]:
+    found = Counter(
+        pattern
+        for record in records
+        if any(check.outcome == "stricter" for check in record.sizes)
+        for pattern in [pattern_of(record.id)]
+        if pattern is not None
+    )
+    if not found:
+        return
+    yield "## Stricter than the library\n"
+    yield from _header("models", "how many", "reason")
+    for pattern, count in sorted(found.items()):
+        yield _row(pattern, count, reasons()[pattern])
     yield ""
 
 

@@ -81,7 +81,8 @@ class Record:
     ``reason`` is that of the list for a refusal, and the error for a failure. Its ``kind`` tells who failed:
     ``featreg``, the ``oracle``, the ``judge``, the list (``unlisted``, ``stale``) or the worker (``timeout``,
     ``memory``, ``crash``). ``upstream`` is the library's error where it cannot build or run the model itself.
-    ``how`` names what the library was run on: ``meta``, ``fake`` or ``real`` tensors. ``unchecked`` names layers that
+    ``how`` names what the library was run on: ``meta``, ``fake`` or ``real`` tensors; ``opened`` says whether featreg's
+    extractor was opened and run on real ones. ``unchecked`` names layers that
     the library cannot make without files that are not here. Times are CPU seconds of one thread.
     """
 
@@ -97,10 +98,17 @@ class Record:
     sizes: tuple[SizeCheck, ...] = ()
     how: str = ""
     values: ValueCheck | None = None
+    opened: bool = False
     unchecked: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     featreg_seconds: float = 0.0
     oracle_seconds: float = 0.0
+    opening_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds of all sides."""
+        return self.featreg_seconds + self.oracle_seconds + self.opening_seconds
 
     @property
     def backend(self) -> str:

@@ -10,7 +10,7 @@ import attrs
 
 from zoo.records import Task
 
-__all__ = ["REAL_SHARES", "SLICE", "Selection", "select"]
+__all__ = ["REAL_SHARES", "SLICE", "Selection", "chance", "select"]
 
 REAL_SHARES = {"mindspore": 0.12, "open_clip": 0.2, "timm": 0.06, "torchvision": 0.25}
 """The part of each zoo whose values are compared with real tensors."""
@@ -54,7 +54,7 @@ def select(catalogue: Mapping[str, Sequence[str]], selection: Selection) -> list
 def _sampled(catalogue: Mapping[str, Sequence[str]], selection: Selection) -> set[str]:
     ids = [(backend, model) for backend, models in catalogue.items() for model in models]
     matching = [pair for pair in ids if _matches(*pair, selection.patterns)]
-    ranked = sorted(matching, key=lambda pair: _chance(f"{pair[0]}:{pair[1]}", "sample", selection.seed))
+    ranked = sorted(matching, key=lambda pair: chance(f"{pair[0]}:{pair[1]}", "sample", selection.seed))
     return {f"{backend}:{model}" for backend, model in ranked[: selection.sample]}
 
 
@@ -64,14 +64,14 @@ def _matches(backend: str, model: str, patterns: Sequence[str]) -> bool:
 
 
 def _ranked(backend: str, models: Sequence[str], purpose: str, seed: int) -> list[str]:
-    return sorted(models, key=lambda model: _chance(f"{backend}:{model}", purpose, seed))
+    return sorted(models, key=lambda model: chance(f"{backend}:{model}", purpose, seed))
 
 
 def _is_real(backend: str, model: str, seed: int) -> bool:
-    return _chance(f"{backend}:{model}", "real", seed) < REAL_SHARES[backend]
+    return chance(f"{backend}:{model}", "real", seed) < REAL_SHARES[backend]
 
 
-def _chance(name: str, purpose: str, seed: int) -> float:
+def chance(name: str, purpose: str, seed: int) -> float:
     """A number in [0, 1) that belongs to a name: it does not change when others come or go."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56

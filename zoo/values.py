@@ -23,7 +23,10 @@ _TOLERANCE = 1e-4
 
 
 def compare(task: Task, info: Any, oracle: Oracle, open_extractor: Callable[..., Any]) -> ValueCheck:
-    """Compare every level and head that images give; the weights go to featreg as a checkpoint file."""
+    """Compare every level and head that images give; the weights go to featreg as a checkpoint file.
+
+    Logits are compared with what the library's own call returns too, whichever layer featreg says makes them.
+    """
     if oracle.parameters > _PARAMETERS.get(task.backend, _PARAMETERS_ELSE):
         return ValueCheck("skipped", f"{oracle.parameters / 1e6:.0f} M parameters")
     keys = [key for feature in info.features for key in (feature.level, feature.head) if key not in (None, _TEXT)]
@@ -43,6 +46,8 @@ def compare(task: Task, info: Any, oracle: Oracle, open_extractor: Callable[...,
         theirs = arrange(raw[feature.name], feature.kind, ours.shape, frame)
         if not _agree(ours, theirs, oracle.exact_values):
             unlike.append(f"{key} by {_distance(ours, theirs)}")
+    if "logits" in named and not _agree(features["logits"], result := oracle.result(images), oracle.exact_values):
+        unlike.append(f"logits by {_distance(features['logits'], result)} from what the network returns")
     if unlike:
         return ValueCheck("different", "; ".join(unlike))
     return ValueCheck("equal", "" if all(np.isfinite(array).all() for array in raw.values()) else "not all finite")

@@ -49,6 +49,14 @@ _INTEGER = re.compile(r"-?[0-9]+")
 @click.option("--device", default=None, help="Where the model runs, such as cpu or cuda:0.  [default: cpu]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: float32]")
 @click.option("--weights", default=None, help="'default', a tag of the library, or a file.  [default: random]")
+@click.option("--output-stride", type=click.IntRange(min=1), help="Dilate the network to this total stride.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the backend; the value is JSON, or else text, as in ema=false; repeatable.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
 @click.option(
     "--overwrite", is_flag=True, help="Replace a feature store that is in the way, once the new one is complete."
@@ -64,6 +72,7 @@ def extract(
     model: str,
     layers: tuple[str, ...],
     pool: str | None,
+    options: tuple[str, ...],
     batch_size: int,
     limit: int | None,
     overwrite: bool,
@@ -85,6 +94,7 @@ def extract(
             model,
             [layer for layer, _ in asked],
             pool=_pooling(asked, pool),
+            options=_parse_options(options),
             batch_size=batch_size,
             limit=limit,
             overwrite=overwrite,
@@ -111,6 +121,20 @@ def _parse_layer(text: str) -> tuple[Layer, str | None]:
     name, colon, pool = text.partition(":")
     layer = int(name) if _INTEGER.fullmatch(name) else name
     return layer, pool if colon else None
+
+
+def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """The backend's options: ``ema=false``, ``head={"mlp": [2048, 128]}``, ``names=order``."""
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in options:
+            raise click.BadParameter(f"{text!r} is no NAME=VALUE, or the second of its name", param_hint="--option")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def _pooling(layers: Sequence[tuple[Layer, str | None]], rest: str | None) -> Any:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import featreg
 from featreg import serialize
 from featreg.extractor import Extractor
+from featreg.hookspecs import PROJECT
 from featreg.images import DECODER
 from featreg.registry import Registry
-from featreg.spec import ExtractionRequest
-from featreg.stores.disk import sha256
 
 __all__ = ["fingerprint"]
 
@@ -28,37 +29,42 @@ def fingerprint(extractor: Extractor, registry: Registry) -> dict[str, Any]:
         "request": serialize.to_dict(extractor.request),
         "preprocess": serialize.to_dict(extractor.preprocess),
         "decoder": _plain(DECODER),
-        "weights": _weights(extractor.request),
+        "weights": extractor.weights_identity(),
         "versions": _versions(extractor.info.backend, registry),
     }
 
 
-def _weights(request: ExtractionRequest) -> str:
-    """What the weights are; of a file the hash, since a path says nothing about its content."""
-    if request.weights is None:
-        return "none: seeded random init"
-    if os.path.isfile(request.weights):
-        return f"sha256:{sha256(Path(request.weights))}"
-    return f"tag: {request.weights}"
-
-
 def _versions(backend: str, registry: Registry) -> dict[str, str]:
-    """The version of featreg, of the backend's distribution and of what it requires."""
-    from packaging.requirements import Requirement
-
+    """The version of featreg, of the backend's distribution, and of what is installed of all that it requires."""
     plugin = registry.plugin(backend)
     versions = {"featreg": featreg.__version__, plugin.distribution or plugin.target: plugin.version}
-    for text in registry.spec(backend).requirements:
-        name = Requirement(text).name
-        versions[name] = _version(name)
+    required = _names(registry.spec(backend).requirements) | _required(plugin.distribution)
+    for name in sorted(required - set(map(canonicalize_name, versions))):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # a marker that does not apply here, or an extra
+            versions[name] = metadata.version(name)
     return versions
 
 
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:  # a requirement whose marker does not apply here
-        return "not installed"
+def _required(distribution: str) -> set[str]:
+    """What a distribution requires, in any extra; of those that build on featreg too, what they require in turn.
+
+    Not what the core requires: that is no part of any model.
+    """
+    found: set[str] = set()
+    waiting = {str(canonicalize_name(distribution))} - {"", PROJECT}
+    while waiting:
+        try:
+            names = _names(metadata.requires(waiting.pop()) or ())
+        except metadata.PackageNotFoundError:
+            continue
+        if PROJECT in names:
+            waiting |= names - found - {PROJECT}
+            found |= names
+    return found
+
+
+def _names(requirements: Iterable[str]) -> set[str]:
+    return {str(canonicalize_name(Requirement(text).name)) for text in requirements}
 
 
 def _plain(value: Any) -> Any:

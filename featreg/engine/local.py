@@ -127,7 +127,10 @@ def _row_infos(extractor: Extractor) -> tuple[Mapping[Layer, FeatureInfo], Size]
         raise CapabilityError("a store holds NumPy arrays without gradients", "array='numpy', grad=False")
     if size is None:
         raise CapabilityError(
-            f"{request.model} crops to no fixed size, and the rows of a store have one shape", "a crop size", "None"
+            f"{request.model} crops to no fixed size, and the rows of a store have one shape",
+            "a crop size",
+            "None",
+            remedy="wrap its network with a preprocess of your own (featreg.from_module), or choose another model",
         )
     return extractor.describe(size), size
 

@@ -9,6 +9,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from zoo.completeness import Entry
+from zoo.survey import Survey
+
 __all__ = ["Oracle", "RawRefusal", "Shape", "Size", "explain", "stirred"]
 
 Shape: TypeAlias = tuple[int, ...]
@@ -30,6 +33,8 @@ class Oracle(ABC):
 
     batch: int
     how: str
+    has_texts: bool = False
+    """Whether the network takes texts too, and gives embeddings of both."""
     exact_values: bool = True
     """Whether values must agree bit for bit; else to 1e-4 of the largest."""
 
@@ -74,6 +79,10 @@ class Oracle(ABC):
         """The raw values of the named outputs for real images, with the weights of :meth:`checkpoint`."""
 
     @abstractmethod
+    def result(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """What the library's own call returns for real images, where that is one array."""
+
+    @abstractmethod
     def checkpoint(self, folder: Path) -> Path:
         """Random weights for the real network, in none of which all numbers are alike, written to a file."""
 
@@ -90,9 +99,18 @@ class Oracle(ABC):
         assert refusal is not None
         raise refusal
 
-    def declared(self) -> Mapping[int, tuple[str, ...]]:
-        """The library's own last entry of each reduction, where it declares its levels: its module, and other names."""
-        return {}
+    def declared(self) -> Sequence[Entry]:
+        """The levels that the library itself declares, in its own order; none where it declares nothing."""
+        return ()
+
+    @property
+    def encoder(self) -> str:
+        """The module that holds the levels, where the library declares none; empty for the whole network."""
+        return ""
+
+    @abstractmethod
+    def survey(self, size: Size) -> Survey:
+        """What every module of the network gives when the library's own call runs. Raises RawRefusal."""
 
 
 def explain(error: BaseException) -> str:

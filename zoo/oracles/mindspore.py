@@ -15,14 +15,16 @@ import mindcv
 import mindspore
 import numpy as np
 
+from zoo.completeness import Entry, stride_of
 from zoo.oracles.base import Oracle, RawRefusal, Shape, Size, explain, stirred
+from zoo.survey import Module, Survey
 
 __all__ = ["MindsporeOracle"]
 
 T = TypeVar("T")
 WHOLE = "output"
 INPUT = ".input"
-_PREFIX = re.compile(r"(cls|dist|distillation)_token\d*")
+_PREFIX = re.compile(r"(cls|dist|distillation)_token[\d._]*")
 
 
 class MindsporeOracle(Oracle):
@@ -35,6 +37,7 @@ class MindsporeOracle(Oracle):
     def __init__(self, model: str) -> None:
         super().__init__(model)
         self._network: Any = None
+        self._survey: Survey | None = None
 
     @staticmethod
     def models() -> Sequence[str]:
@@ -66,11 +69,49 @@ class MindsporeOracle(Oracle):
         return sum(math.prod(parameter.shape) for parameter in self.network.get_parameters())
 
     def shapes(self, names: Sequence[str], size: Size, thorough: bool = True) -> Mapping[str, Shape]:
+        survey = self._survey
+        if survey is not None and survey.size == size and set(names) <= set(survey.outputs):
+            return {name: shape for name, shape in survey.outputs.items() if name in names and shape}
         images = np.zeros((self.batch, 3, *size), dtype=np.float32)
-        return self._observe(images, names, lambda array: tuple(int(side) for side in array.shape))
+        return self._observe(images, names, _shape)
+
+    def survey(self, size: Size) -> Survey:
+        """Noted, for a pass costs much: later questions for cells at this size are answered by it."""
+        cells = {name: _module(name, cell) for name, cell in self.network.cells_and_names() if name}
+        layers = [name for name, cell in cells.items() if cell.kernel is not None]
+        images = np.zeros((self.batch, 3, *size), dtype=np.float32)
+        nothing: Shape = ()
+        found = self._observe(images, [*cells, *(name + INPUT for name in layers), WHOLE], _shape, other=nothing)
+        outputs = {name: shape for name, shape in found.items() if name in cells}
+        inputs = {name: found[name + INPUT] for name in layers if name + INPUT in found}
+        result = found.get(WHOLE)
+        classes = result[1] if result is not None and len(result) == 2 else None
+        self._survey = Survey(size, self.batch, cells, outputs, inputs, result, self.prefix_tokens, classes)
+        return self._survey
+
+    def declared(self) -> Sequence[Entry]:
+        """The ``feature_info`` of mindcv, where each cell gives a map of the channels and stride that it says.
+
+        It declares the closing 1x1 convolution too, which by the specification is no level.
+        """
+        survey = self._survey
+        entries = [
+            Entry((str(entry["name"]),), int(entry["reduction"]), int(entry["chs"]))
+            for entry in getattr(self.network, "feature_info", ())
+        ]
+        if survey is None or not all(_is_true(entry, survey) for entry in entries):
+            return ()
+        if len(entries) < 2:
+            return entries
+        before, last = entries[-2:]
+        closing = last.channels in survey.pooled_widths and last.channels != before.channels
+        return entries[:-1] if closing and last.reduction == before.reduction else entries
 
     def values(self, names: Sequence[str], images: np.ndarray[Any, Any]) -> Mapping[str, np.ndarray[Any, Any]]:
         return self._observe(images, names, lambda array: array.asnumpy().copy())
+
+    def result(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return self.values([WHOLE], images)[WHOLE]
 
     def checkpoint(self, folder: Path) -> Path:
         generator = np.random.default_rng(1)
@@ -81,7 +122,10 @@ class MindsporeOracle(Oracle):
         mindspore.save_checkpoint(self.network, str(path))
         return path
 
-    def _observe(self, images: np.ndarray[Any, Any], names: Sequence[str], keep: Callable[[Any], T]) -> dict[str, T]:
+    def _observe(
+        self, images: np.ndarray[Any, Any], names: Sequence[str], keep: Callable[[Any], T], other: T | None = None
+    ) -> dict[str, T]:
+        """What ``keep`` makes of each named array, in the order in which they are made; ``other`` of all else."""
         network = self.network
         cells = dict(network.cells_and_names())
         found: dict[str, T] = {}
@@ -90,6 +134,8 @@ class MindsporeOracle(Oracle):
             found.pop(name, None)  # the last run of a cell counts, in its place
             if isinstance(array, mindspore.Tensor):
                 found[name] = keep(array)
+            elif other is not None:
+                found[name] = other
 
         handles = [
             cells[cell].register_forward_hook(_hook(note, name, takes_input))
@@ -109,6 +155,24 @@ class MindsporeOracle(Oracle):
         if WHOLE in names and WHOLE not in cells:
             note(WHOLE, output)
         return found
+
+
+def _shape(array: Any) -> Shape:
+    return tuple(int(side) for side in array.shape)
+
+
+def _is_true(entry: Entry, survey: Survey) -> bool:
+    shape = survey.outputs.get(entry.names[0], ())
+    return entry.channels in shape[1:2] and stride_of(entry, shape, survey) == entry.reduction
+
+
+def _module(name: str, cell: Any) -> Module:
+    kind = type(cell).__name__
+    if isinstance(cell, mindspore.nn.Dense):
+        return Module(name, kind, (1, 1), cell.in_channels, cell.out_channels)
+    if isinstance(cell, mindspore.nn.Conv2d):
+        return Module(name, kind, tuple(cell.kernel_size), cell.in_channels, cell.out_channels)
+    return Module(name, kind)
 
 
 def _hook(note: Callable[[str, Any], None], name: str, takes_input: bool) -> Callable[[Any, Any, Any], None]:

@@ -16,6 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from zoo.oracles.base import Oracle, RawRefusal, Shape, Size, explain, stirred
+from zoo.survey import Module, Survey
 
 __all__ = ["TorchOracle"]
 
@@ -73,11 +74,21 @@ class TorchOracle(Oracle):
         return sum(parameter.numel() for parameter in self.network().parameters())
 
     def shapes(self, names: Sequence[str], size: Size, thorough: bool = True) -> Mapping[str, Shape]:
+        def observe(network: nn.Module, images: torch.Tensor) -> Mapping[str, Shape]:
+            return self._observe(network, images, names, lambda tensor: tuple(tensor.shape))
+
+        return self._run_cheaply(observe, size, thorough)
+
+    def survey(self, size: Size) -> Survey:
+        return self._run_cheaply(self._surveyed, size, thorough=True)
+
+    def _run_cheaply(self, work: Callable[[nn.Module, torch.Tensor], T], size: Size, thorough: bool) -> T:
+        """What ``work`` gives with the cheapest tensors that get through."""
         refusal: RawRefusal | None = None
         first = _MODES.index(self.how)
         for mode in _MODES[first:] if thorough else _MODES[first : first + 1]:
             try:
-                found = self._shapes(mode, names, size)
+                found = self._run_in(mode, work, size)
             except RawRefusal as error:
                 refusal = refusal or error
                 continue
@@ -86,19 +97,53 @@ class TorchOracle(Oracle):
         assert refusal is not None
         raise refusal
 
-    def _shapes(self, mode: str, names: Sequence[str], size: Size) -> Mapping[str, Shape]:
+    def _run_in(self, mode: str, work: Callable[[nn.Module, torch.Tensor], T], size: Size) -> T:
         device = "meta" if mode == "meta" else "cpu"
         if device == "cpu" and self.parameters > _REAL_LIMIT:
             raise RawRefusal(f"{self.parameters:,} parameters are too many for real memory")
         network = self.network(device)
         with _fake() if mode == "fake" else contextlib.nullcontext(), torch.device(device):
-            images = torch.zeros(self.batch, 3, *size)
-            return self._observe(network, images, names, lambda tensor: tuple(tensor.shape))
+            return work(network, torch.zeros(self.batch, 3, *size))
+
+    @abstractmethod
+    def call(self, network: Any, images: torch.Tensor) -> Any:
+        """What the library's own call gives for images."""
+
+    def classes(self, result: Shape | None) -> int | None:
+        """How many classes the network scores, whose own call gives ``result``; None where it scores none."""
+        return result[1] if result is not None and len(result) == 2 else None
+
+    def _surveyed(self, network: nn.Module, images: torch.Tensor) -> Survey:
+        modules = {name: _module(name, module) for name, module in network.named_modules() if name}
+        outputs: dict[str, Shape] = {}
+        inputs: dict[str, Shape] = {}
+
+        def note(name: str, taken: Any, output: Any) -> None:
+            outputs.pop(name, None)
+            outputs[name] = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+            if modules[name].kernel is not None and taken and isinstance(taken[0], torch.Tensor):
+                inputs[name] = tuple(taken[0].shape)
+
+        with torch.no_grad(), _watched(network, list(modules), note):
+            try:
+                made = self.call(network, images)
+            except Exception as error:
+                raise RawRefusal(explain(error)) from error
+        result = tuple(made.shape) if isinstance(made, torch.Tensor) else None
+        height, width = images.shape[2:]
+        return Survey(
+            (height, width), self.batch, modules, outputs, inputs, result, self.prefix_tokens, self.classes(result)
+        )
 
     def values(self, names: Sequence[str], images: np.ndarray[Any, Any]) -> Mapping[str, np.ndarray[Any, Any]]:
         return self._observe(
             self.network("cpu"), torch.from_numpy(images), names, lambda tensor: tensor.detach().clone().numpy()
         )
+
+    def result(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        with torch.no_grad():
+            made: np.ndarray[Any, Any] = self.call(self.network("cpu"), torch.from_numpy(images)).numpy()
+        return made
 
     def checkpoint(self, folder: Path) -> Path:
         generator = np.random.default_rng(1)
@@ -144,9 +189,16 @@ def _fake() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hooks(network: nn.Module, names: Sequence[str], note: Callable[[str, Any], None]) -> Iterator[None]:
+    with _watched(network, names, lambda name, _, output: note(name, output)):
+        yield
+
+
+@contextlib.contextmanager
+def _watched(network: nn.Module, names: Sequence[str], note: Callable[[str, Any, Any], None]) -> Iterator[None]:
+    """Tell the inputs and the output of each named module as it runs."""
     modules = dict(network.named_modules(remove_duplicate=False))
     handles = [
-        modules[name].register_forward_hook(lambda _, __, output, name=name: note(name, output))
+        modules[name].register_forward_hook(lambda _, inputs, output, name=name: note(name, inputs, output))
         for name in dict.fromkeys(names)
         if name in modules and name
     ]
@@ -155,3 +207,12 @@ def _hooks(network: nn.Module, names: Sequence[str], note: Callable[[str, Any], 
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _module(name: str, module: nn.Module) -> Module:
+    kind = type(module).__name__
+    if isinstance(module, nn.Linear):
+        return Module(name, kind, (1, 1), module.in_features, module.out_features)
+    if isinstance(module, nn.Conv2d):
+        return Module(name, kind, tuple(module.kernel_size), module.in_channels, module.out_channels)
+    return Module(name, kind)

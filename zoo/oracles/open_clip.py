@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoo.completeness import Entry
+from zoo.oracles.base import Shape
 from zoo.oracles.modules import TorchOracle
 
 __all__ = ["OpenClipOracle"]
@@ -23,6 +25,8 @@ TRUNK_POOLED = "visual.trunk.forward_head(pre_logits=True)"
 
 class OpenClipOracle(TorchOracle):
     """Embeddings are asked for without normalisation, as the specification has them."""
+
+    has_texts = True
 
     @staticmethod
     def models() -> Sequence[str]:
@@ -67,10 +71,20 @@ class OpenClipOracle(TorchOracle):
             length = int(getattr(network, "text", network).context_length)
             yield ENCODE_TEXT, network.encode_text(torch.ones(len(images), length, dtype=torch.long), normalize=False)
 
-    def declared(self) -> Mapping[int, tuple[str, ...]]:
+    def call(self, network: Any, images: torch.Tensor) -> Any:
+        return network.encode_image(images, normalize=False)
+
+    def classes(self, result: Shape | None) -> int | None:
+        return None
+
+    @property
+    def encoder(self) -> str:
+        return "visual"
+
+    def declared(self) -> Sequence[Entry]:
         trunk = getattr(self.network().visual, "trunk", None)
         entries = getattr(trunk, "feature_info", ())
-        return {entry["reduction"]: (f"visual.trunk.{entry['module']}",) for entry in entries}
+        return [Entry((f"visual.trunk.{entry['module']}",), entry["reduction"]) for entry in entries]
 
 
 class _ImageHalf(nn.Module):

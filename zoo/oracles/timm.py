@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import timm
 import torch
 from torch import nn
 
+from zoo.completeness import Entry
+from zoo.oracles.base import Shape
 from zoo.oracles.modules import TorchOracle
 
 __all__ = ["TimmOracle"]
@@ -43,6 +45,14 @@ class TimmOracle(TorchOracle):
         if LOGITS in names:
             yield LOGITS, network.forward_head(features)
 
-    def declared(self) -> Mapping[int, tuple[str, ...]]:
+    def call(self, network: Any, images: torch.Tensor) -> Any:
+        return network(images)
+
+    def classes(self, result: Shape | None) -> int | None:
+        return int(self.network().num_classes) or None
+
+    def declared(self) -> Sequence[Entry]:
         entries = enumerate(getattr(self.network(), "feature_info", ()))
-        return {entry["reduction"]: (entry["module"], f"forward_intermediates[{index}]") for index, entry in entries}
+        return [
+            Entry((entry["module"], f"forward_intermediates[{index}]"), entry["reduction"]) for index, entry in entries
+        ]

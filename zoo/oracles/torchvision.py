@@ -63,9 +63,26 @@ class TorchvisionOracle(TorchOracle):
         for name, part in self._parts(network):
             yield name, part(images)
 
+    def call(self, network: Any, images: torch.Tensor) -> Any:
+        outputs = [part(images) for _, part in self._parts(network)]
+        return outputs[0] if self.package is None else None
+
+    @property
+    def encoder(self) -> str:
+        if self.package is None:
+            return ""
+        within = {"detection": ("backbone.body", "backbone"), "segmentation": ("backbone",)}
+        names = {name for name, _ in self.network().named_modules()}
+        return next(name for name in within.get(self.package, ("feature_encoder",)) if name in names)
+
+    @property
+    def package(self) -> str | None:
+        """Which of torchvision's packages for other tasks than classification a model is from; None for that."""
+        parts = get_model_builder(self.model).__module__.split(".")
+        return parts[2] if len(parts) > 3 and parts[2] != "quantization" else None
+
     def _parts(self, network: nn.Module) -> list[tuple[str, nn.Module]]:
-        package = get_model_builder(self.model).__module__.split(".")
-        parts = _PARTS.get(package[2], ()) if len(package) > 3 else ()
+        parts = _PARTS.get(self.package or "", ())
         return [(part, network.get_submodule(part)) for part in parts] or [("", network)]
 
     def _observe(

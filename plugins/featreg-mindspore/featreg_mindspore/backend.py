@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from featreg.plugin import (
     Size,
     check_refused,
     errors,
+    watch_path,
 )
 from featreg_mindspore import CAPABILITIES, networks, weights
 from featreg_mindspore.extractor import MindsporeExtractor
@@ -101,6 +103,7 @@ class MindsporeBackend(Backend):
         if checkpoint is not None:
             spare = own.keys() - weights.parameters(network).keys()
             opened.weights_report = weights.load_into(own, checkpoint, source, family, spare)
+            opened.identify = watch_path(str(request.weights))
         return opened
 
     def wrap(
@@ -117,7 +120,10 @@ class MindsporeBackend(Backend):
         with evaluating(module):
             learnt = learn_cell(module, size)
         plain = Preprocess(size, size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        return MindsporeExtractor(module, _info(request.model, learnt, preprocess or plain), learnt, request.layers)
+        info = _info(request.model, learnt, preprocess or plain)
+        opened = MindsporeExtractor(module, info, learnt, request.layers)
+        opened.identify = functools.partial(weights.identify_cell, module)
+        return opened
 
     def _learn(self, model: str, alike: Source | None = None) -> Learnt:
         """What is known of a model, or of its imitation of a torch library's."""
@@ -163,6 +169,10 @@ def _check_options(model: str, options: Mapping[str, Any]) -> None:
 
 def _checkpoint(request: ExtractionRequest) -> Checkpoint | None:
     if request.weights in (None, "default"):
+        if "ema" in request.options:
+            raise errors.CapabilityError(
+                "the option 'ema' is for the file of a checkpoint", "its path, as weights", str(request.weights)
+            )
         return None
     return read_checkpoint(str(request.weights), average=request.options.get("ema", True))
 

@@ -6,6 +6,7 @@ where the network is rewritten to return its levels (``is_rewritten``), the elem
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,10 @@ from featreg_mindspore.layout import Declared, Place
 from featreg_mindspore.survey import Survey
 from featreg_mindspore.trace import WHOLE, Event, Source, cells
 
-__all__ = ["check", "find_rewritten", "read"]
+__all__ = ["check", "find_rewritten", "has_class_token", "read"]
+
+_CLASS_TOKENS = re.compile(r"(?:cls_token|class_token|class_embedding)\d*")
+"""How mindcv and other libraries name the parameter that becomes the first token; CoaT counts them."""
 
 
 def read(network: Any) -> list[Declared]:
@@ -36,6 +40,12 @@ def read(network: Any) -> list[Declared]:
         source = Source(WHOLE, element=index) if rewritten else Source(name)
         entries.append(Declared(index, name, channels, reduction, source))
     return entries
+
+
+def has_class_token(network: Any) -> bool:
+    """Whether the first of a network's prefix tokens, if it has any, is a class token."""
+    names = (name.rpartition(".")[2] for name, _ in network.parameters_and_names())
+    return any(_CLASS_TOKENS.fullmatch(name) for name in names)
 
 
 def _parts(index: int, entry: Any) -> tuple[str, int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,10 @@ class MindsporeExtractor(BackendExtractor):
         self._places = find_places(info, learnt.survey, layers)
         self.taps = find_taps(learnt.survey, self._places)
         self.features = tuple(tap.feature for tap in self.taps)
+        self.identify: Callable[[], str | None] | None = None
+
+    def weights_identity(self) -> str | None:
+        return None if self.identify is None else self.identify()
 
     @property
     def module(self) -> Any:
@@ -52,7 +56,7 @@ class MindsporeExtractor(BackendExtractor):
         return tuple(self._learnt.survey.describe(place, (height, width)).feature for place in self._places)
 
     def close(self) -> None:
-        self._network = None
+        self._network = self.identify = None
 
 
 def find_places(info: ModelInfo, survey: Survey, layers: Sequence[Layer]) -> list[Place]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featreg.plugin import Size, errors
-from featreg_mindspore.declared import check, find_rewritten, read
+from featreg_mindspore.declared import check, find_rewritten, has_class_token, read
 from featreg_mindspore.fake import CAN_FAKE
 from featreg_mindspore.layout import Declared, find
 from featreg_mindspore.networks import build
@@ -44,6 +44,7 @@ def learn(model: str, make: Callable[[], Any], size: Size) -> Learnt:
     size, events, fake = _first_run(model, make, size)
     network = events[-1].cell
     result = survey(size, events, lambda at: trace(network, at, fake))
+    result.class_token = has_class_token(network)
     try:
         declared = read(network) or _read_features_only(model, size, fake)
         check(declared, result)
@@ -60,6 +61,7 @@ def learn_cell(network: Any, size: Size) -> Learnt:
     """
     events = trace(network, size)
     result = survey(size, events, lambda at: trace(network, at))
+    result.class_token = has_class_token(network)
     declared = read(network)
     check(declared, result)
     result.places = find(events, result.shapes, size, result.period, declared)

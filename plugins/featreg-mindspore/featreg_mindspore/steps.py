@@ -45,6 +45,8 @@ def as_steps(
                 (math.prod(feature.grid(*size)), feature.channels) if feature and tokens else None,
                 type(event.cell).__name__,
                 id(event.output),
+                not _is_passive(event.cell) and any(len(weight.shape) > 1 for weight in event.cell.get_parameters()),
+                len(found[size] or ()) == 2,
             )
         )
     return steps

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import attrs
 
 from featreg.plugin import FeatureInfo, InputRule, NodeInfo, Size, errors
 from featreg_mindspore.layout import Place, total_stride
@@ -24,7 +26,8 @@ class Survey:
     """A network's outputs at the sizes seen so far.
 
     ``size`` is the network's own, ``period`` as in :mod:`featreg_mindspore.shapes`. ``types`` holds the class of every
-    cell that runs, by name, in the order in which they finish, and ``calls`` how often each does.
+    cell that runs, by name, in the order in which they finish, and ``calls`` how often each does. ``class_token`` says
+    that the first of its prefix tokens, if it has any, is a class token.
     """
 
     size: Size
@@ -34,6 +37,7 @@ class Survey:
     calls: dict[str, int]
     places: list[Place] = field(default_factory=list)
     shapes: dict[Size, dict[Source, Shape | None]] = field(default_factory=dict)
+    class_token: bool = False
 
     def add(self, size: Size, events: Sequence[Event]) -> None:
         """Take in the shapes of one more trace."""
@@ -53,7 +57,9 @@ class Survey:
         shapes = {at: seen.get(place.source) for at, seen in self.shapes.items()}
         keys: dict[str, Any] = {"level": place.level, "index": place.index, "head": place.head}
         at = size if size in shapes else self.size
-        return describe(place.name, shapes, at, self.period, as_map=place.as_map, **keys)
+        found = describe(place.name, shapes, at, self.period, as_map=place.as_map, **keys)
+        first = self.class_token and found.feature.prefix_tokens > 0
+        return replace(found, feature=attrs.evolve(found.feature, class_token=first))
 
     def call(self, source: Source) -> int:
         """Which run of its cell a source is of, counted from 0."""

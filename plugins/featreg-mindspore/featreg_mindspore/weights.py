@@ -15,19 +15,18 @@ from typing import Any
 import attrs
 import numpy as np
 
-from featreg.plugin import Mismatch, WeightsReport, compare, errors, map_in_order
+from featreg.plugin import Mismatch, WeightsReport, compare, errors, identify_state, is_counter, map_in_order
 from featreg_mindspore.families import Family, Source
 from featreg_mindspore.libraries import mindcv, mindspore
 from featreg_mindspore.likeness import add_biases
-from featreg_mindspore.reading import Checkpoint, read_checkpoint
+from featreg_mindspore.reading import Checkpoint, as_array, read_checkpoint
 from featreg_mindspore.trace import message
 
-__all__ = ["find_source", "load_default", "load_into", "misfit", "parameters", "prepare"]
+__all__ = ["find_source", "identify_cell", "load_default", "load_into", "misfit", "parameters", "prepare"]
 
 _KINDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 """torch's names for what a normalising layer keeps, and MindSpore's."""
 
-_COUNTER = "num_batches_tracked"
 _WRAPPER = "net."
 """The cell in which mindcv's ``FeatureExtractWrapper`` keeps the network."""
 
@@ -35,14 +34,21 @@ _WRAPPER = "net."
 def find_source(checkpoint: Checkpoint, network: Any, family: Family | None) -> Source | None:
     """The torch library whose names a checkpoint has; None for mindcv's own.
 
-    Two libraries that call everything alike, and compute alike, are one source.
+    That is the one under whose names the fewest weights do not fit; of several, one that names them rather than one
+    that pairs them in order, and whose rules find the most to do. Two libraries that call everything alike, and compute
+    alike, are one source.
     """
     own = parameters(network)
     native = compare(own, _native(checkpoint.state, own))
     if family is None or not native:
         return None
+    names = list(checkpoint.state)
     found = {source.library: len(misfit(checkpoint, own, source, family)) for source in family.sources}
-    best = min(family.sources, key=lambda source: found[source.library])
+
+    def rank(source: Source) -> tuple[int, bool, int]:
+        return found[source.library], source.names is None, 0 if source.names is None else source.names.idle(names)
+
+    best = min(family.sources, key=rank)
     return best if found[best.library] < len(native) else None
 
 
@@ -67,28 +73,28 @@ def load_into(
     from a checkpoint of mindcv's anything may be missing, since its wrapper cuts networks off. Raises a WeightsError
     that lists every other missing, unexpected and unfitting name; the network then keeps its values.
     """
+    dropped: list[str] = []
+    head = _head(own)
+    closing = {name for name in own if name.startswith(head)} & set(spare)
     if source is None or family is None:
         given = _native(checkpoint.state, own)
     else:
         own = {name: value for name, value in own.items() if not _matches(name, family.keep)}
-        given = _translated(checkpoint.state, own, source)
+        given, dropped = _translated(checkpoint.state, own, source, closing)
     found = compare(own, given)
-    head = f"{list(own)[-1].rpartition('.')[0]}."
-    closing = {name for name in own if name.startswith(head)} & set(spare)
     lacking = {name for name in found.missing if name in (spare if source is None else closing)}
     kept = lacking | {name for name in found.misshaped if name in closing}
     ignored = {name for name in found.unexpected if closing and name.startswith(head)}
-    left = found.without(kept, ignored)
-    if left:
-        raise left.error(checkpoint.report, len(own), _remedy(family))
+    report = found.settle(checkpoint.report, own, given, kept=kept, ignored=ignored, remedy=_remedy(family))
     for name in own.keys() - kept:
         own[name].set_data(mindspore.Tensor(given[name], dtype=own[name].dtype))
-    return attrs.evolve(
-        checkpoint.report,
-        loaded=len(own) - len(kept),
-        kept=sorted(kept),
-        ignored=(*checkpoint.report.ignored, *sorted(ignored)),
-    )
+    return attrs.evolve(report, ignored=(*report.ignored, *dropped))
+
+
+def identify_cell(cell: Any) -> str:
+    """A hash of a Cell's layers and parameters as they are now."""
+    values = ((name, str(value.dtype), as_array(value)) for name, value in parameters(cell).items())
+    return identify_state(str(cell), values)
 
 
 def parameters(network: Any) -> dict[str, Any]:
@@ -122,22 +128,33 @@ def misfit(checkpoint: Checkpoint, own: Mapping[str, Any], source: Source, famil
     """What of a checkpoint does not fit a network's :func:`parameters` under the names of one source."""
     own = {name: value for name, value in own.items() if not _matches(name, family.keep)}
     state = {name: value for name, value in checkpoint.state.items() if not _biased(name, source)}
-    return compare(own, _translated(state, own, source))
+    head = _head(own)
+    return compare(own, _translated(state, own, source, {name for name in own if name.startswith(head)})[0])
 
 
-def _translated(state: Mapping[str, Any], own: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """A torch checkpoint under mindcv's names, in its shapes where these hold the same numbers in the same order."""
-    state = {name: value for name, value in state.items() if not name.endswith(_COUNTER)}
-    names = _in_order(state, own) if source.names is None else source.names.apply(list(state))
+def _head(own: Mapping[str, Any]) -> str:
+    """How the names of the last layer begin."""
+    return f"{list(own)[-1].rpartition('.')[0]}."
+
+
+def _translated(
+    state: Mapping[str, Any], own: Mapping[str, Any], source: Source, spare: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """A torch checkpoint under mindcv's names, in its shapes where these hold the same numbers in the same order.
+
+    Beside it are the names that the source's rules drop.
+    """
+    state = {name: value for name, value in state.items() if not is_counter(name)}
+    names = _in_order(state, own, spare) if source.names is None else source.names.apply(list(state))
     given: dict[str, Any] = {}
     for name, value in state.items():
         news = [_as_kind(new, own) for new in names[name]]
         parts = np.array_split(value, len(news)) if len(news) > 1 else [value] * len(news)
         given |= {new: _reshaped(part, own.get(new)) for new, part in zip(news, parts, strict=True)}
-    return given
+    return given, [name for name, news in names.items() if not news]
 
 
-def _in_order(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _in_order(state: Mapping[str, Any], own: Mapping[str, Any], spare: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Pairs of names where the layers lie in the same order; as they are where they do not, for the error to list."""
     kinds = {mine: theirs for theirs, mine in _KINDS.items()}
     try:
@@ -145,6 +162,7 @@ def _in_order(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tup
             {name: _Squeezed(value) for name, value in state.items()},
             {name: _Squeezed(value) for name, value in own.items()},
             kinds,
+            spare,
         )
     except errors.WeightsError:
         return {name: (name,) for name in state}

@@ -61,6 +61,7 @@ def test_a_plain_transformer_has_its_blocks_by_index(backend: MindsporeBackend) 
     assert info.resolve(-1).level == "C4"
     assert (info.resolve("features").kind, info.resolve("features").prefix_tokens) == ("map", 0)
     assert (info.resolve("tokens").kind, info.resolve("tokens").prefix_tokens) == ("tokens", 1)
+    assert info.resolve("tokens").class_token
     assert info.resolve("tokens").shape(3, 224, 224) == (3, 197, 768)
 
 

@@ -74,6 +74,16 @@ def entry(channels: int, reduction: int, name: str) -> dict[str, Any]:
     return {"chs": channels, "reduction": reduction, "name": name}
 
 
+def test_a_cell_is_identified_by_its_state_as_it_is_now() -> None:
+    net = Net()
+    with featreg.from_module(net, "layer1", input_size=SIZE) as extractor:
+        before = extractor.weights_identity()
+        assert before.startswith("state sha256:")
+        assert extractor.weights_identity() == before
+        net.head.bias.set_data(net.head.bias + 1)
+        assert extractor.weights_identity() != before
+
+
 def by_hand(network: Any, cells: list[str]) -> dict[str, np.ndarray[Any, Any]]:
     found: dict[str, np.ndarray[Any, Any]] = {}
     named = dict(network.cells_and_names())

@@ -113,6 +113,47 @@ def test_every_name_has_its_place(ours: str, library: str, theirs: str) -> None:
     assert not found, str(found)
 
 
+def checkpoint_of(library: str, model: str, **more: tuple[int, ...]) -> Checkpoint:
+    with torch.device("meta"):
+        state = build(library, model).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    shapes |= {name.replace("__", "."): shape for name, shape in more.items()}
+    return Checkpoint({name: np.broadcast_to(ZERO, shape) for name, shape in shapes.items()}, WeightsReport(model))
+
+
+def test_no_name_is_dropped_that_no_rule_knows() -> None:
+    """torchvision's ViT has no ``blocks``: what a file has there is not its own, and is said."""
+    family, network = family_of("vit_b_16_224"), networks.build("vit_b_16_224", filled=False)
+    checkpoint = checkpoint_of("torchvision", "vit_b_16", blocks__99__norm1__weight=(768,))
+    source = weights.find_source(checkpoint, network, family)
+    assert source is not None
+    assert source.library == "torchvision"
+    with pytest.raises(errors.WeightsError, match=r"1 unexpected: blocks\.99\.norm1"):
+        weights.load_into(weights.parameters(network), checkpoint, source, family)
+
+
+def test_what_a_rule_drops_is_reported() -> None:
+    """torch's Swin stores the index of its relative positions, which mindcv computes."""
+    family, network = family_of("swin_tiny"), networks.build("swin_tiny", filled=False)
+    checkpoint = checkpoint_of("torchvision", "swin_t")
+    source = weights.find_source(checkpoint, network, family)
+    report = weights.load_into(weights.parameters(network), checkpoint, source, family)
+    indices = [name for name in checkpoint.state if name.endswith("relative_position_index")]
+    assert len(indices) == 12
+    assert report.ignored == tuple(indices)
+
+
+def test_in_order_another_classifier_is_left_out_where_it_is_not_needed(tmp_path: Path) -> None:
+    torch.save(timm.create_model("mobilenetv3_small_100", num_classes=7).state_dict(), tmp_path / "seven.pth")
+    model = "mindspore:mobilenet_v3_small_100"
+    with featreg.create_extractor(model, "C2", weights=tmp_path / "seven.pth") as extractor:
+        report = extractor.weights_report
+    assert report is not None
+    assert (report.mapped, len(report.misshaped)) == ("timm to mindcv", 2)
+    with pytest.raises(errors.WeightsError):
+        featreg.create_extractor(model, "logits", weights=tmp_path / "seven.pth")
+
+
 # --- features ---------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,31 @@ def test_a_checkpoint_gives_the_outputs_of_the_network_that_was_saved(
     with opened(path) as extractor:
         np.testing.assert_array_equal(extractor(images)["logits"], network(mindspore.Tensor(images)).asnumpy())
         assert extractor.weights_report == featreg.WeightsReport(path, loaded=262)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".npz"])
+def test_links_of_a_hubs_cache_are_followed(suffix: str, network: Any, tmp_path: Path) -> None:
+    """A name without a suffix links to the file, or the other way."""
+    path = Path(saved(network, tmp_path / f"net{suffix}"))
+    (tmp_path / "weights").symlink_to(path)
+    with opened(str(tmp_path / "weights")) as extractor:
+        assert extractor.weights_report.loaded == 262  # type: ignore[union-attr]
+    path.rename(tmp_path / "blob")
+    (tmp_path / f"link{suffix}").symlink_to(tmp_path / "blob")
+    with opened(str(tmp_path / f"link{suffix}")) as extractor:
+        assert extractor.weights_report.loaded == 262  # type: ignore[union-attr]
+
+
+def test_a_file_is_identified_by_its_content(network: Any, tmp_path: Path) -> None:
+    path = saved(network, tmp_path / "net.npz")
+    with opened(path) as extractor:
+        assert extractor.weights_identity() == f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
+
+
+@pytest.mark.parametrize("weights", [None, "default"])
+def test_the_average_is_chosen_in_a_file_alone(weights: str | None) -> None:
+    with pytest.raises(errors.CapabilityError, match="the option 'ema'"):
+        featreg.create_extractor(f"mindspore:{MODEL}", "C2", weights=weights, options={"ema": True})
 
 
 def test_a_checkpoint_that_was_saved_after_wrapping_loads(images: np.ndarray[Any, Any], tmp_path: Path) -> None:

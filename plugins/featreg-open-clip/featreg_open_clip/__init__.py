@@ -15,7 +15,7 @@ def featreg_backends() -> list[BackendSpec]:
         BackendSpec(
             name="open_clip",
             factory="featreg_open_clip.backend:OpenClipBackend",
-            requirements=("torch>=2.4", "open_clip_torch>=3.3"),
+            requirements=("torch>=2.4", "open_clip_torch>=3.3", "timm"),
             capabilities=CAPABILITIES,
             summary="CLIP models of open_clip, image and text towers",
             url="https://github.com/mlfoundations/open_clip",

@@ -7,7 +7,7 @@ whose own default is to normalise.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -29,7 +29,7 @@ from featreg_open_clip.architectures import (
     source,
 )
 from featreg_open_clip.checkpoints import check_archive, converted, find_checkpoint, finding_weights, without_texts
-from featreg_open_clip.hubs import HUBS, is_hub
+from featreg_open_clip.hubs import CONFIGURATION, HUBS, is_hub
 from featreg_open_clip.library import muted, open_clip
 from featreg_open_clip.networks import build_network, encode_prompts, has_stand_in, load_network, ready_for_meta
 from featreg_open_clip.options import OPTIONS, check_use, check_values, wants_texts
@@ -38,7 +38,9 @@ from featreg_open_clip.texts import Tokenizer
 from featreg_open_clip.towers import ENCODE_IMAGE, ENCODE_TEXT, LOGITS, Run, find_tower, is_text
 from featreg_torch.backend import TorchBackend, Variant
 from featreg_torch.blueprint import Plan
+from featreg_torch.declared import has_class_token
 from featreg_torch.extractor import TorchExtractor
+from featreg_torch.identity import watch_hub
 from featreg_torch.taps import HookTaps, Outlet
 from featreg_torch.weights import Checkpoint, load_into, read_checkpoint
 
@@ -66,6 +68,7 @@ class OpenClipBackend(TorchBackend):
     capabilities: ClassVar[tuple[str, ...]] = CAPABILITIES
     package: ClassVar[str | None] = "featreg_open_clip"
     hubs: ClassVar[tuple[str, ...]] = HUBS
+    hub_file: ClassVar[str] = CONFIGURATION
     options: ClassVar[tuple[str, ...]] = (*TorchBackend.options, *OPTIONS)
 
     def models(self) -> Sequence[str]:
@@ -124,6 +127,7 @@ class OpenClipBackend(TorchBackend):
             tower.prefix_tokens,
             frozenset((*texts, *tower.queries)),
             tower.stored,
+            has_class_token(tower.visual),
         )
 
     def preprocess(self, variant: Variant) -> Preprocess:
@@ -169,6 +173,14 @@ class OpenClipBackend(TorchBackend):
             return OpenClipExtractor(None, **parts)
         variant = self._requested(request)
         return OpenClipExtractor(Tokenizer(source(variant), variant.truncate), **parts)
+
+    def identity(self, request: ExtractionRequest) -> Callable[[], str | None]:
+        """As of every torch backend, after that of the repository or folder that the model itself is."""
+        weights, place = super().identity(request), source(self._requested(request))
+        if not is_hub(place) or place == request.weights:
+            return weights
+        model = watch_hub(place, self.hub_file)
+        return lambda: "; ".join(part for part in (model(), weights()) if part is not None) or None
 
     def _requested(self, request: ExtractionRequest) -> ClipVariant:
         check_use(request)

@@ -14,12 +14,12 @@ from open_clip.pretrained import download_pretrained_from_hf
 from featreg.plugin import errors
 from featreg_open_clip.library import muted
 
-__all__ = ["HUBS", "document", "folder", "is_hub", "reading_hub"]
+__all__ = ["CONFIGURATION", "HUBS", "document", "folder", "is_hub", "reading_hub"]
 
 HUBS = ("hf-hub:", "local-dir:")
 """What open_clip puts before a repository of the Hugging Face hub, or a folder, with a model and its weights."""
 
-_FILE = "open_clip_config.json"
+CONFIGURATION = "open_clip_config.json"
 
 
 def is_hub(name: str) -> bool:
@@ -32,7 +32,7 @@ def document(name: str) -> Mapping[str, Any]:
 
     Raises WeightsError where there is none, or one of another form.
     """
-    path = folder(name) / _FILE
+    path = folder(name) / CONFIGURATION
     try:
         content: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
         model = content["model_cfg"]
@@ -42,7 +42,7 @@ def document(name: str) -> Mapping[str, Any]:
     except OSError as error:
         raise errors.WeightsError(
             f"{name!r} holds no model of open_clip",
-            f"a folder with {_FILE} and weights, such as open_clip_model.safetensors",
+            f"a folder with {CONFIGURATION} and weights, such as open_clip_model.safetensors",
             f"{type(error).__name__}: {error}",
             remedy="open_clip.push_to_hf_hub.save_for_hf writes such a folder",
         ) from error
@@ -59,7 +59,7 @@ def folder(name: str) -> Path:
     if name.startswith("local-dir:"):
         return Path(name.removeprefix("local-dir:"))
     with reading_hub(name):
-        return Path(download_pretrained_from_hf(name.removeprefix("hf-hub:"), filename=_FILE)).parent
+        return Path(download_pretrained_from_hf(name.removeprefix("hf-hub:"), filename=CONFIGURATION)).parent
 
 
 @contextlib.contextmanager

@@ -55,6 +55,7 @@ def test_blocks_are_maps_by_index_and_tokens_by_name(name, raw_model, images, ho
     for block in blocks:
         equal(features[block], raw[block])
     assert extractor.feature_info[blocks[0]].prefix_tokens == 1
+    assert extractor.feature_info[blocks[0]].class_token
 
 
 @pytest.mark.parametrize("name", VITS)
@@ -275,6 +276,7 @@ def test_queries_of_an_attentional_pool_are_no_patches(raw_model, images, hooked
         equal(features[layer], raw[layer])
         info = extractor.feature_info[layer]
         assert (info.kind, info.length, info.reduction, info.prefix_tokens) == ("tokens", 9, None, 0)
+        assert not info.class_token
 
 
 def test_unknown_layers_name_the_nearest():

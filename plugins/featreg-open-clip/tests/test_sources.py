@@ -72,6 +72,25 @@ def test_folder_as_weights_and_as_model(model, folder, raw):
     assert (extractor.preprocess.resize_mode, extractor.preprocess.interpolation) == ("exact", "bilinear")
 
 
+@pytest.mark.parametrize("model", ["tiny-vit", "local-dir:{folder}"])
+def test_folder_is_identified_by_what_it_holds(model, folder, raw):
+    model = model.format(folder=folder)
+    weights = f"local-dir:{folder}" if model == "tiny-vit" else "default"
+    first, again = open_model(model, weights), open_model(model, weights)
+    assert first.weights_identity() == again.weights_identity()
+    before = first.weights_identity()
+    save_file({name: value + 1 for name, value in raw.state_dict().items()}, folder / "open_clip_model.safetensors")
+    assert open_model(model, weights).weights_identity() != before
+
+
+def test_file_in_the_model_of_a_folder_is_identified_by_both(folder, raw):
+    torch.save(raw.state_dict(), folder / ".w.pt")
+    extractor = open_model(f"local-dir:{folder}", str(folder / ".w.pt"))
+    by_folder, by_file = extractor.weights_identity().split("; ")
+    assert by_folder == open_model(f"local-dir:{folder}", "default").weights_identity()
+    assert by_file == open_model("tiny-vit", str(folder / ".w.pt")).weights_identity()
+
+
 def test_folder_is_what_create_model_makes_of_it(folder):
     network = open_clip.create_model(f"local-dir:{folder}").eval()
     extractor = open_model("tiny-vit", f"local-dir:{folder}")

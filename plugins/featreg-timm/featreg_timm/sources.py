@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import nn
 
-from featreg.plugin import Size
+from featreg.plugin import Size, errors
 from featreg_torch.declared import declared_levels, declared_outlets
 from featreg_torch.shapes import Shape, probe
 from featreg_torch.taps import Glance, HookTaps, Outlet
@@ -92,6 +92,13 @@ def _run(network: Any, images: torch.Tensor, wanted: frozenset[str]) -> Iterator
         yield from zip(map(_intermediate, maps), made, strict=True)
     if len(maps) == len(wanted):
         return
+    if maps and network.training:  # batch statistics would be taken twice, and dropout drawn anew
+        raise errors.CapabilityError(
+            "these maps and these other layers come from two passes, which training cannot take for one",
+            "maps alone, or other layers alone",
+            ", ".join(sorted(wanted)),
+            remedy="open an extractor for each, or evaluate",
+        )
     features = network.forward_features(images)
     yield FEATURES, features
     if POOLED in wanted:

@@ -9,7 +9,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from torch import nn
 
 import featreg
-from featreg.errors import WeightsError
+from featreg.errors import CapabilityError, WeightsError
 
 MODEL = "timm:resnet18"
 
@@ -46,6 +46,46 @@ def test_a_layer_that_is_called_head_stays_the_models_own():
     """timm's transformers have a module of that name: their classifier."""
     with featreg.create_extractor("timm:vit_tiny_patch16_224", "head") as extractor:
         assert extractor.feature_info["head"].channels == 1000
+
+
+MLP = {"mlp": [192, 64]}
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "options"),
+    [
+        ("vit_tiny_patch16_224", ["head"], {"head": MLP}),  # its classifier is called so
+        ("vit_tiny_patch16_224", ["pooled"], {"head": MLP}),
+        ("resnet18", ["pooled"], {"head": MLP}),  # no layer is the projection
+        ("resnet18", ["C2"], {"names": "order"}),  # no file
+        ("resnet18", ["C2"], {"ema": False}),
+    ],
+)
+def test_options_without_effect_are_refused(model, layers, options):
+    with pytest.raises(CapabilityError, match=f"the option {next(iter(options))!r}"):
+        featreg.create_extractor(f"timm:{model}", layers, options=options)
+
+
+def test_names_in_order_leave_out_a_classifier_of_other_classes(network, batch, tmp_path):
+    with torch.random.fork_rng():
+        other = timm.create_model("resnet18", num_classes=7)
+    other.load_state_dict({**other.state_dict(), **{n: v for n, v in network.state_dict().items() if "fc." not in n}})
+    renamed = {f"their{k}.{n.rpartition('.')[2]}": other.state_dict()[n] for k, n in _numbered(other)}
+    torch.save(renamed, tmp_path / "w.pth")
+    fields = {"weights": tmp_path / "w.pth", "options": {"names": "order"}}
+    with featreg.create_extractor(MODEL, "C5", **fields) as extractor, torch.no_grad():
+        expected = network.forward_features(torch.from_numpy(batch)).numpy()
+        np.testing.assert_allclose(extractor(batch)["C5"], expected, rtol=1e-4, atol=1e-5)
+        assert extractor.weights_report.misshaped == ("fc.bias", "fc.weight")
+    with pytest.raises(WeightsError, match="paired in order"):
+        featreg.create_extractor(MODEL, "logits", **fields)
+
+
+def _numbered(network):
+    """The names of a network's weights, each with the number of its layer."""
+    names = list(network.state_dict())
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    return [(layers.index(name.rpartition(".")[0]), name) for name in names]
 
 
 def test_the_moving_average_of_timms_training_is_taken(network, batch, tmp_path):

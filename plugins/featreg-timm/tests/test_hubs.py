@@ -1,6 +1,7 @@
 """Weights by the names that timm resolves itself: a folder written here, and a repository that cannot be reached."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -43,6 +44,35 @@ def test_a_folder_gives_the_weights_the_classes_and_the_preprocessing(folder, ne
     assert np.array_equal(features["logits"], logits)
     assert (preprocess.mean, preprocess.interpolation) == ((0.1, 0.2, 0.3), "bilinear")
     assert preprocess.resize == preprocess.crop
+
+
+def test_a_folder_is_identified_by_what_it_holds(folder, network, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    identities = set()
+    for place in (folder, tmp_path / "copy"):
+        with featreg.create_extractor(f"timm:{MODEL}", ["C4"], weights=f"local-dir:{place}") as extractor:
+            identities.add(extractor.weights_identity())
+    assert len(identities) == 1
+    other = {name: value + 1 for name, value in network.state_dict().items()}
+    save_file(other, tmp_path / "copy" / "model.safetensors")
+    with featreg.create_extractor(f"timm:{MODEL}", ["C4"], weights=f"local-dir:{tmp_path / 'copy'}") as extractor:
+        assert extractor.weights_identity() not in identities
+
+
+def test_a_repository_is_identified_by_the_revision_in_the_cache(folder, tmp_path, monkeypatch):
+    """The cache as the Hub's client keeps it: ``refs`` name commits, ``snapshots`` hold their files."""
+    cache = tmp_path / "models--someone--net"
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(folder, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    for name, commit in (("main", "a" * 40), ("v2", "b" * 40)):
+        (cache / "refs" / name).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for weights, commit in (("hf-hub:someone/net", "a" * 40), ("hf-hub:someone/net@v2", "b" * 40)):
+        with featreg.create_extractor(f"timm:{MODEL}", ["C4"], weights=weights) as extractor:
+            assert extractor.weights_identity() == f"hf-hub:someone/net@{commit}"
 
 
 def test_a_folder_of_another_architecture_or_without_a_model_is_refused(folder, tmp_path):

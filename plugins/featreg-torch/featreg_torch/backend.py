@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -21,16 +21,19 @@ from featreg.plugin import (
     Size,
     check_refused,
     errors,
+    is_path,
+    watch_path,
 )
 from featreg_torch.blueprint import Blueprint, Plan
 from featreg_torch.cut import drop_unused
 from featreg_torch.device import DTYPES, find_device
 from featreg_torch.extractor import TorchExtractor
-from featreg_torch.projection import LAYER, build_projection, check_head, report_head
+from featreg_torch.identity import watch_hub
+from featreg_torch.projection import LAYER, build_projection, check_head, check_use, report_head
 from featreg_torch.shapes import build_on_meta
 from featreg_torch.state import factory_defaults, seeded
 from featreg_torch.tapping import Tapping
-from featreg_torch.weights import Checkpoint, is_path, load_into, pair_in_order, read_checkpoint
+from featreg_torch.weights import Checkpoint, load_into, pair_in_order, read_checkpoint
 
 __all__ = ["TorchBackend", "Variant"]
 
@@ -65,6 +68,8 @@ class TorchBackend(Backend):
     """What ``options`` of a request may hold, besides what :meth:`check_options` says."""
     hubs: ClassVar[tuple[str, ...]] = ()
     """The prefixes of ``weights`` that the library resolves by itself, such as ``"hf-hub:"``."""
+    hub_file: ClassVar[str] = "config.json"
+    """A file that every repository of these has."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -144,6 +149,13 @@ class TorchBackend(Backend):
         """The extractor of an opened network; ``parts`` are the arguments of :class:`TorchExtractor`."""
         return TorchExtractor(**parts)
 
+    def identity(self, request: ExtractionRequest) -> Callable[[], str | None]:
+        """Says what the weights that were just loaded are, where the request does not (see ``weights_identity``)."""
+        weights = request.weights or ""
+        if weights.startswith(self.hubs):
+            return watch_hub(weights, self.hub_file)
+        return watch_path(weights) if is_path(weights) else lambda: None
+
     # --- the contract -------------------------------------------------------------------------------------------------
 
     def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
@@ -158,10 +170,12 @@ class TorchBackend(Backend):
         variant = self._requested(request)
         checkpoint = self._checkpoint(request)
         blueprint, info = self._blueprint(variant), self._info(variant, request.model, None)
-        tapping = Tapping(blueprint, info, request.layers, self._projection(request, checkpoint, blueprint, info))
+        check_use(request.options, request.layers, blueprint.names)
+        projection = self._projection(request, checkpoint, blueprint, info)
+        tapping = Tapping(blueprint, info, request.layers, projection)
         network = self._load(variant, request.weights)
         if checkpoint is not None and "names" in request.options:
-            checkpoint = pair_in_order(network, checkpoint)
+            checkpoint = pair_in_order(network, checkpoint, tapping.spare)
         report = None
         if checkpoint is not None:
             report = load_into(network, self.convert(checkpoint, network, variant), tapping.spare)
@@ -170,11 +184,18 @@ class TorchBackend(Backend):
         drop_unused(network, tapping.used())
         module.eval().to(device, DTYPES[request.dtype])
         extractor = self.extractor(request, **tapping.parts(module, device, request))
-        extractor.weights_report = report_head(report, checkpoint, request.layers)
+        extractor.weights_report = report_head(report, checkpoint, projection, request.layers)
+        extractor.identify = self.identity(request)
         return extractor
 
     def _checkpoint(self, request: ExtractionRequest) -> Checkpoint | None:
         if request.weights is None or request.weights.startswith(self.hubs) or not is_path(request.weights):
+            for option in sorted({"ema", "names"} & set(request.options)):
+                raise errors.CapabilityError(
+                    f"the option {option!r} is for the file of a checkpoint",
+                    "its path, as weights",
+                    str(request.weights),
+                )
             return None
         with factory_defaults("cpu"):
             return read_checkpoint(request.weights, average=request.options.get("ema", True))

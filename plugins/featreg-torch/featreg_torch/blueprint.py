@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -11,12 +12,12 @@ import attrs
 from torch import nn
 
 from featreg.plugin import FeatureInfo, ModelInfo, NodeInfo, Size, errors
-from featreg_torch.cut import touched
+from featreg_torch.cut import Watch
 from featreg_torch.rules import find_input_rule
-from featreg_torch.shapes import Shape, probe, read_shapes
+from featreg_torch.shapes import Shape, channels_first, glance, probe, read_shapes
 from featreg_torch.taps import Glance, HookTaps, Outlet, Stored
 
-__all__ = ["Blueprint", "Plan", "Reading", "Tapper"]
+__all__ = ["Blueprint", "Cut", "Plan", "Reading", "Tapper"]
 
 
 class Tapper(Protocol):
@@ -31,9 +32,9 @@ class Tapper(Protocol):
 class Plan:
     """What a library says of a network: its outlets, every native name, and how to tap it.
 
-    ``tap`` works on every network that was built alike; ``prefix_tokens`` stand before the patch tokens; ``sequences``
-    are the names whose tokens are no patches, ``stored`` is how the network lays out its maps where that is known (see
-    :class:`~featreg_torch.taps.Outlet`).
+    ``tap`` works on every network that was built alike; ``prefix_tokens`` stand before the patch tokens, the first of
+    them a class token where ``class_token``; ``sequences`` are the names whose tokens are no patches, ``stored`` is how
+    the network lays out its maps where that is known (see :class:`~featreg_torch.taps.Outlet`).
     """
 
     outlets: Sequence[Outlet]
@@ -42,6 +43,7 @@ class Plan:
     prefix_tokens: int = 0
     sequences: frozenset[str] = frozenset()
     stored: Stored | None = None
+    class_token: bool = False
 
 
 @attrs.frozen
@@ -51,6 +53,14 @@ class Reading:
     info: FeatureInfo
     stored: Stored
     prefix_tokens: int
+
+
+@attrs.frozen
+class Cut:
+    """How many wanted tensors end a run (None: it ends by itself), and the parameters and buffers read until then."""
+
+    stop_after: int | None
+    used: frozenset[str]
 
 
 class Blueprint:
@@ -65,6 +75,7 @@ class Blueprint:
         self.tap = plan.tap
         self.names = tuple(plan.names)
         self.prefix_tokens = plan.prefix_tokens
+        self.class_token = plan.class_token
         self.sequences = plan.sequences
         self._stored = plan.stored
         self._lock = threading.RLock()  # hooks of two probes on one network must not meet
@@ -74,7 +85,9 @@ class Blueprint:
         self._shapes = {source: {size: seen[size][k] for size in seen} for k, source in enumerate(sources)}
         self.outlets = tuple(outlet for outlet in plan.outlets if self._is_feature(outlet))
         readings = self.read(self.outlets)
-        self._strides = tuple(sorted({reading.info.reduction for reading in readings if reading.info.reduction}))
+        maps = {reading.info.reduction: reading.info for reading in readings if reading.info.reduction}
+        self._strides = tuple(sorted(maps))
+        self._grids = tuple((stride, maps[stride].grid(*native)) for stride in self._strides)
 
     def read(self, outlets: Sequence[Outlet], size: Size | None = None, stop_after: int | None = None) -> list[Reading]:
         """Every outlet described, with its grid at ``size`` among those that its rounding was decided from.
@@ -101,21 +114,43 @@ class Blueprint:
         """Every outlet described at ``size``; raises as :meth:`read` does."""
         return tuple(reading.info for reading in self.read(outlets, size, stop_after))
 
-    def events(self, outlets: Sequence[Outlet]) -> int | None:
-        """How many wanted tensors a whole run makes (see HookTaps); None for taps that need not know."""
-        with self._lock:
-            taps = self._taps(_sources(outlets))
-            if not isinstance(taps, HookTaps):
-                return None
-            probe(taps, self.native)
-            return taps.events
+    def cut(self, outlets: Sequence[Outlet]) -> Cut:
+        """Where an extractor of these outlets may end a run, and what it reads until then.
 
-    def used(self, outlets: Sequence[Outlet], stop_after: int | None) -> frozenset[str]:
-        """The names of the parameters and buffers that an extractor of these outlets reads at any size probed."""
+        It ends early only where the number of wanted tensors is the same at every size probed, and in training.
+        """
         with self._lock:
-            taps = self._taps(_sources(outlets), stop_after)
             self.network.train().eval()  # some keep tensors made of parameters for evaluation, until they train again
-            return touched(self.network, lambda: [probe(taps, size) for size in self._sizes])
+            runs = [self._watch(outlets, size) for size in self._sizes]
+            counts = {count for count, _, _ in runs}
+            with contextlib.suppress(Exception):  # training may need more than a forward pass without data
+                counts.add(self._watch(outlets, self.native, train=True)[0])
+        stops = None not in counts and len(counts) == 1
+        used = [read if stops else whole for _, read, whole in runs]
+        return Cut(counts.pop() if stops else None, frozenset[str]().union(*used))
+
+    def _watch(
+        self, outlets: Sequence[Outlet], size: Size, train: bool = False
+    ) -> tuple[int | None, frozenset[str], frozenset[str]]:
+        """How many wanted tensors a run makes, what it reads until the last of them, and what it reads in all.
+
+        The number is None for taps that hold no more than what is needed.
+        """
+        watch, read = Watch(self.network), frozenset[str]()
+
+        def mark(*_: object) -> None:
+            nonlocal read
+            read = watch.seen
+
+        sources = _sources(outlets)
+        taps = self.tap(self.network, sources, [Glance(mark) for _ in sources])
+        self.network.train(train)
+        try:
+            with watch:
+                probe(taps, size)
+        finally:
+            self.network.eval()
+        return (taps.events if isinstance(taps, HookTaps) else None), read, watch.seen
 
     def nodes(self, size: Size | None = None) -> tuple[NodeInfo, ...]:
         """Every native name, with the shape that asking for it gives for one image (of the native size where None)."""
@@ -123,9 +158,10 @@ class Blueprint:
         self.rule.check(*size)
         with self._lock:
             taps = self._taps(self.names)
-            seen = {known: probe(taps, known) for known in self._sizes}
-            if size not in seen:
-                seen[size] = self._probe_other(taps, size)
+            seen = {known: self._probe_other(taps, known) for known in dict.fromkeys((self.native, size))}
+            for known in self._sizes:
+                with contextlib.suppress(errors.InputError):  # an auxiliary head may refuse what the layers take
+                    seen[known] = self._probe_other(taps, known)
         modules = dict(self.network.named_modules())
         return tuple(
             NodeInfo(
@@ -144,12 +180,24 @@ class Blueprint:
 
     def _describe(self, outlet: Outlet, shapes: Mapping[Size, Shape | None]) -> Reading:
         """A module before the class token is added has no prefix where the later ones do: the tokens' number tells."""
+        if outlet.stored is None and len(shapes) == 1 and len(shapes[self.native] or ()) == 4:
+            outlet = attrs.evolve(outlet, stored="nchw" if outlet.source in self._channels_first else None)
         for prefix in dict.fromkeys((outlet.prefix_tokens, 0)):
             try:
-                return Reading(*read_shapes(attrs.evolve(outlet, prefix_tokens=prefix), self.native, shapes), prefix)
+                info, stored = read_shapes(attrs.evolve(outlet, prefix_tokens=prefix), self.native, shapes)
             except errors.CapabilityError as error:
                 refusal = error
+            else:
+                info = attrs.evolve(info, class_token=self.class_token and info.prefix_tokens > 0)
+                return Reading(info, stored, prefix)
         raise refusal
+
+    @functools.cached_property
+    def _channels_first(self) -> frozenset[str]:
+        """The names whose maps are (N, C, H, W) for certain, which at one size alone the shapes may not tell."""
+        with self._lock:
+            outputs = glance(self._taps(self.names), self.native)
+        return channels_first(self.network, dict(zip(self.names, outputs, strict=True)))
 
     def _is_feature(self, outlet: Outlet) -> bool:
         try:
@@ -201,6 +249,7 @@ class Blueprint:
             name,
             prefix_tokens=self.prefix_tokens,
             strides=self._strides,
+            grids=self._grids,
             stored=self._stored,
             sequence=name in self.sequences,
         )

@@ -1,8 +1,8 @@
-"""Cutting a network behind its last tap: which parameters a run touches, and letting go of all others."""
+"""Cutting a network behind its last tap: which parameters a run reads, and letting go of all others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,32 +10,31 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-__all__ = ["drop_unused", "touched"]
+__all__ = ["Watch", "drop_unused"]
 
 
-class _Watch(TorchFunctionMode):
-    """Notes which of some tensors any torch function gets."""
+class Watch(TorchFunctionMode):
+    """Notes which of a network's parameters and buffers any torch function gets while it is active."""
 
-    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._watched = {id(tensor) for tensor in tensors}
-        self.seen: set[int] = set()
+        self._names: dict[int, list[str]] = {}
+        for name, tensor in _named(network):
+            self._names.setdefault(id(tensor), []).append(name)
+        self._seen: set[int] = set()
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """The names so far; a tensor that several modules share has as many."""
+        return frozenset(name for found in self._seen for name in self._names[found])
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         for leaf in pytree.arg_tree_leaves(*args, **(kwargs or {})):
-            if isinstance(leaf, torch.Tensor) and id(leaf) in self._watched:
-                self.seen.add(id(leaf))
+            if isinstance(leaf, torch.Tensor) and id(leaf) in self._names:
+                self._seen.add(id(leaf))
         return func(*args, **(kwargs or {}))
-
-
-def touched(network: nn.Module, run: Callable[[], Any]) -> frozenset[str]:
-    """The names of the parameters and buffers of ``network`` that any torch function gets while ``run`` runs."""
-    named = list(_named(network))
-    with _Watch(tensor for _, tensor in named) as watch:
-        run()
-    return frozenset(name for name, tensor in named if id(tensor) in watch.seen)
 
 
 def drop_unused(network: nn.Module, used: frozenset[str]) -> None:

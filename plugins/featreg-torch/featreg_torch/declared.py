@@ -11,7 +11,10 @@ from torch import nn
 from featreg.plugin import level_of
 from featreg_torch.taps import Outlet
 
-__all__ = ["declared_levels", "declared_outlets", "level_of"]
+__all__ = ["declared_levels", "declared_outlets", "has_class_token", "level_of"]
+
+_CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+"""How timm and most others, torchvision, and open_clip name the parameter that becomes the first token."""
 
 
 def declared_levels(network: nn.Module, strides: Mapping[int, int] | None = None) -> dict[int, str]:
@@ -60,6 +63,11 @@ def declared_outlets(
         channels=getattr(network, "num_features", None),
     )
     return [*taps, final, *([attrs.evolve(final, head="tokens", kind="tokens")] if plain else [])]
+
+
+def has_class_token(network: nn.Module) -> bool:
+    """Whether the first of a network's prefix tokens, if it has any, is a class token: its parameter is named so."""
+    return any(name.rpartition(".")[2] in _CLASS_TOKENS for name, _ in network.named_parameters())
 
 
 def _declared(network: nn.Module) -> Sequence[Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from featreg.plugin import Array, BackendExtractor, FeatureInfo, ModelInfo, Pool, Size, errors
 from featreg_torch.module import FeatureModule
+from featreg_torch.state import lock_of
 
 __all__ = ["TorchExtractor"]
 
@@ -41,6 +42,10 @@ class TorchExtractor(BackendExtractor):
         self._grad = grad
         self._measure = measure
         self._measured: dict[Size, tuple[FeatureInfo, ...]] = {}
+        self.identify: Callable[[], str | None] | None = None
+
+    def weights_identity(self) -> str | None:
+        return None if self.identify is None else self.identify()
 
     @property
     def module(self) -> FeatureModule | None:
@@ -50,9 +55,10 @@ class TorchExtractor(BackendExtractor):
         return isinstance(array, torch.Tensor)
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, ...]:
-        assert self._module is not None, "a closed extractor is not called"
-        with self._modes(), _evaluating(self._module.taps):
-            outputs: tuple[torch.Tensor, ...] = self._module.taps(self.prepare(batch))
+        module = self._module
+        assert module is not None, "a closed extractor is not called"
+        with lock_of(module.network), self._modes(), _evaluating(module.taps):
+            outputs: tuple[torch.Tensor, ...] = module.taps(self.prepare(batch))
         return outputs
 
     def pool(self, array: torch.Tensor, info: FeatureInfo, pool: Pool) -> torch.Tensor:
@@ -100,20 +106,26 @@ class TorchExtractor(BackendExtractor):
         return self._measured[size]
 
     def close(self) -> None:
-        self._module = None
+        self._module = self.identify = None
 
 
 @contextlib.contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, whatever the caller has set; each module's own mode again afterwards."""
-    training = [module for module in network.modules() if module.training]
-    for module in training:
-        module.training = False
+    """Evaluation mode inside, whatever the caller has set; each module's own mode again afterwards.
+
+    By way of ``train``, which some modules extend to forget what they keep for evaluation.
+    """
+    modes = {module: module.training for module in network.modules()}
+    if not any(modes.values()):
+        yield
+        return
+    network.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        network.train()
+        for module, training in modes.items():
+            module.training = training
 
 
 def _dense(images: torch.Tensor) -> torch.Tensor:

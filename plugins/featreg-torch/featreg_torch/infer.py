@@ -17,9 +17,9 @@ from torch import nn
 
 from featreg.plugin import Size, Step, Transformer, errors, find_final, find_levels, find_transformer, level_of
 from featreg_torch.quick import QuickShapes
-from featreg_torch.shapes import BATCH, PROBES, Shape, read_shapes
+from featreg_torch.shapes import BATCH, PROBES, Shape, channels_first, read_shapes
 from featreg_torch.state import factory_defaults
-from featreg_torch.taps import Outlet
+from featreg_torch.taps import Outlet, Stored
 
 __all__ = ["INPUT", "as_outlets", "as_step", "infer_outlets", "run_module"]
 
@@ -39,6 +39,10 @@ _PASSIVE = (
 )
 _PASSIVE_NAMES = ("Permute", "StochasticDepth", "DropPath")
 """Classes of torchvision's and timm's that compute nothing in evaluation mode, known by name."""
+_HANDING_ON = (nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten)
+"""What gives the numbers that it gets, in evaluation mode."""
+_SCORES = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid)
+"""What gives neither logits nor what a classifier takes."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 Shapes = Mapping[Size, Shape | None]
@@ -73,18 +77,19 @@ def infer_outlets(network: nn.Module, native: Size) -> list[Outlet]:
     """The levels, indices and heads of a module on the meta device, which takes batches of (N, 3, H, W).
 
     A module that returns no single tensor has its levels all the same; heads are those that it has: ``logits`` where a
-    linear layer makes what it returns, ``pooled`` what that layer takes, ``features`` the last map before it (of a
-    plain transformer the last tokens). Whatever the module raises at its native size goes through.
+    linear layer makes the vector that it returns, ``pooled`` what that layer takes, else that vector itself, and
+    ``features`` the last map (of a plain transformer the last tokens). Whatever the module raises at its native size
+    goes through.
     """
     seen, result = _watch(network, native)
     steps = _steps(network, seen, native)
-    logits = _maker(seen, result) if result is not None and result.tensor.ndim == 2 else None
-    linear = network.get_submodule(logits) if logits else None
-    pooled = _pooled(seen, logits) if logits and isinstance(linear, nn.Linear) else None
-    width = linear.in_features if isinstance(linear, nn.Linear) else None
-    outlets = as_outlets(steps, native, width, find_final(steps))
-    outlets += [Outlet(pooled, head="pooled", kind="vector")] if pooled else []
-    return [*outlets, *([Outlet(logits, head="logits")] if logits else [])]
+    vector = result if result is not None and result.tensor.ndim == 2 else None
+    classifier = _classifier(network, seen, vector)
+    final = find_final(steps)
+    outlets = as_outlets(steps, native, _width(network, classifier), final)
+    if final is None and not any(outlet.head == "tokens" for outlet in outlets):
+        outlets = [outlet for outlet in outlets if outlet.head is None]
+    return [*outlets, *_vectors(network, seen, vector, classifier)]
 
 
 def as_outlets(
@@ -111,22 +116,26 @@ def as_step(
     output: Hashable = None,
     *,
     leaf: bool = False,
+    stored: Stored | None = None,
 ) -> Step:
     """What a module (None: an operation) does, from the shapes of its output at several sizes.
 
-    A ``leaf`` stands for everything inside it, which is told by no steps of its own.
+    A ``leaf`` stands for everything inside it, which is told by no steps of its own. ``stored`` is the layout of the
+    output where more than its shapes tell it.
     """
     parts = list(module.modules() if leaf else [module]) if module is not None else []
     convolutions = [part for part in parts if isinstance(part, _CONVOLUTIONS)]
     return Step(
         name,
-        _map_stride(name, shapes, native),
+        _map_stride(name, shapes, native, stored),
         module is not None and _is_passive(module),
         max(convolution.kernel_size for convolution in convolutions) if convolutions else None,
         convolutions[0].out_channels if len(convolutions) == 1 else None,
         _tokens(shapes.get(native)),
         type(module).__name__ if module is not None else "",
         output,
+        module is not None and not _is_passive(module) and any(weight.ndim > 1 for weight in module.parameters()),
+        len(shapes.get(native) or ()) == 2,
     )
 
 
@@ -162,18 +171,16 @@ def _is_passive(module: nn.Module) -> bool:
     return (isinstance(module, _PASSIVE) and not active) or type(module).__name__ in _PASSIVE_NAMES
 
 
-def _map_stride(name: str, shapes: Shapes, native: Size) -> int | None:
+def _map_stride(name: str, shapes: Shapes, native: Size, stored: Stored | None) -> int | None:
     """The stride of what gives these shapes where it is a feature map that follows the image's size, else None."""
     if len(shapes.get(native) or ()) != 4:
         return None
     try:
-        info, _ = read_shapes(Outlet(name, kind="map"), native, shapes)
+        info, _ = read_shapes(Outlet(name, kind="map", stored=stored), native, shapes)
     except errors.CapabilityError:
         return None
-    if all(size in shapes for size in PROBES[:2]):
-        grids = [info.grid(*size) for size in PROBES[:2]]
-        if grids[0] == grids[1] or all(rows == columns for rows, columns in grids):
-            return None  # pooled to a fixed grid, or a matrix of positions by positions
+    if all(size in shapes for size in PROBES[:2]) and info.grid(*PROBES[0]) == info.grid(*PROBES[1]):
+        return None  # pooled to a fixed grid
     alone = len(shapes) == 1 and info.grid(*native) == (1, 1)  # pooled, where no other size can tell
     return None if alone else info.reduction
 
@@ -185,8 +192,16 @@ def _tokens(shape: Shape | None) -> tuple[int, int] | None:
 
 def _steps(network: nn.Module, seen: Mapping[str, _Seen], native: Size) -> list[Step]:
     modules = dict(network.named_modules())
+    first = channels_first(network, {name: one.output.tensor for name, one in seen.items() if one.output is not None})
     return [
-        as_step(name, modules[name], one.shapes, native, None if one.output is None else one.output.key)
+        as_step(
+            name,
+            modules[name],
+            one.shapes,
+            native,
+            None if one.output is None else one.output.key,
+            stored="nchw" if name in first else None,
+        )
         for name, one in seen.items()
     ]
 
@@ -194,6 +209,42 @@ def _steps(network: nn.Module, seen: Mapping[str, _Seen], native: Size) -> list[
 def _maker(seen: Mapping[str, _Seen], value: _Value) -> str | None:
     """The first module to give this very value, the one that computed it; None where no module does."""
     return next((name for name, one in seen.items() if one.output is not None and one.output.key == value.key), None)
+
+
+def _classifier(network: nn.Module, seen: Mapping[str, _Seen], value: _Value | None) -> str | None:
+    """The linear layer, or 1x1 convolution of one cell, that makes a vector, up to its layout; None for another."""
+    handed_on: set[str] = set()
+    while value is not None and (name := _maker(seen, value)) is not None and name not in handed_on:
+        module = network.get_submodule(name)
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and value.tensor.shape[2:] == (1, 1)):
+            return name
+        if not isinstance(module, _HANDING_ON):
+            return None
+        handed_on.add(name)
+        value = seen[name].input
+    return None
+
+
+def _width(network: nn.Module, classifier: str | None) -> int | None:
+    """How many numbers a classifier takes."""
+    module = network.get_submodule(classifier) if classifier else None
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    return module.in_channels if isinstance(module, nn.Conv2d) else None
+
+
+def _vectors(
+    network: nn.Module, seen: Mapping[str, _Seen], vector: _Value | None, classifier: str | None
+) -> list[Outlet]:
+    """The heads behind the map, of a network that returns ``vector``."""
+    source = _maker(seen, vector) if vector is not None else None
+    if source is None or isinstance(network.get_submodule(source), _SCORES):
+        return []
+    if classifier is None:
+        return [Outlet(source, head="pooled", kind="vector")]
+    is_linear = isinstance(network.get_submodule(classifier), nn.Linear)  # a convolution takes no vector
+    pooled = [Outlet(_pooled(seen, classifier), head="pooled", kind="vector")] if is_linear else []
+    return [*pooled, Outlet(source, head="logits")]
 
 
 def _pooled(seen: Mapping[str, _Seen], linear: str) -> str:

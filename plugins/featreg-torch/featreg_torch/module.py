@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from featreg.plugin import Layer
 
@@ -19,29 +18,30 @@ class FeatureModule(nn.Module):
 
     It trains like any module: gradients flow, ``train()`` and ``eval()`` are the caller's, ``parameters()`` are those
     that the layers need. ``network`` is the library's own network, of which these are a part. It can be copied,
-    pickled, compiled by ``torch.compile`` and exported by ``torch.export`` (``strict=False``).
+    pickled, compiled by ``torch.compile`` (``fullgraph=True`` for torchvision's graphs alone: dynamo does not trace
+    the setting of hooks, and so breaks off before the network) and exported by ``torch.export`` (``strict=False``).
     """
+
+    network: nn.Module
 
     def __init__(self, network: nn.Module, taps: nn.Module, layers: Sequence[Layer]) -> None:
         super().__init__()
         self.taps = taps
         self.keys = tuple(map(str, layers))
         object.__setattr__(self, "network", network)  # its parameters are those of the taps, counted once
-        weakref.finalize(self, _release, taps)
-
-    network: nn.Module
+        if isinstance(taps, fx.GraphModule):
+            taps.graph.owning_module = None  # no circle: the weights go as soon as the last who holds them does
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         return dict(zip(self.keys, self.taps(images), strict=True))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        before = dict(self.taps.named_buffers())
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
-        # a graph has containers of its own, and they their own buffers
-        self.network._apply(fn)  # type: ignore[no-untyped-call]
+        after = dict(self.taps.named_buffers())
+        moved = {id(buffer): after[name] for name, buffer in before.items()}
+        for module in self.network.modules():  # a graph has containers of its own, with the network's buffers
+            for name, buffer in module._buffers.items():
+                if id(buffer) in moved:
+                    module._buffers[name] = moved[id(buffer)]
         return self
-
-
-def _release(taps: nn.Module) -> None:
-    """A graph and its module refer to each other: let go of the weights at once."""
-    for held in (taps._modules, taps._parameters, taps._buffers):
-        held.clear()

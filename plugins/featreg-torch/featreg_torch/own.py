@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Sequence
+from typing import Any
 
+import attrs
 import torch
 from torch import nn
 
 from featreg.plugin import Backend, ExtractionRequest, ModelInfo, Preprocess, Size, errors
 from featreg_torch import CAPABILITIES
 from featreg_torch.blueprint import Blueprint, Plan
+from featreg_torch.declared import has_class_token
 from featreg_torch.device import DTYPES, find_device
 from featreg_torch.extractor import TorchExtractor
+from featreg_torch.identity import identify_module
 from featreg_torch.infer import infer_outlets, run_module
 from featreg_torch.tapping import Tapping
 from featreg_torch.taps import HookTaps
@@ -53,8 +57,14 @@ class OwnModules(Backend):
             blueprint.rule,
             [name for name in CAPABILITIES if name != "weights"],
         )
-        tapping = Tapping(blueprint, info, request.layers)
-        return TorchExtractor(**tapping.parts(tapping.module(module), device, request))
+        try:
+            tapping = Tapping(blueprint, info, request.layers)
+        except (errors.LayerError, errors.CapabilityError) as error:
+            remedy = "module.named_modules() has the native names; levels and heads are those that were found in it"
+            raise attrs.evolve(error, remedy=remedy) from None
+        extractor = TorchExtractor(**tapping.parts(tapping.module(module), device, request))
+        extractor.identify = functools.partial(identify_module, module)
+        return extractor
 
 
 def _nameless(model: str) -> errors.UnknownModelError:
@@ -69,7 +79,8 @@ def _draw(module: nn.Module, size: Size) -> Blueprint:
         names = [name for name, _ in network.named_modules() if name]
         outlets = infer_outlets(network, size)
         prefix_tokens = max((outlet.prefix_tokens for outlet in outlets), default=0)
-        plan = Plan(outlets, names, functools.partial(HookTaps, run=run_module), prefix_tokens)
+        tap = functools.partial(HookTaps, run=run_module)
+        plan = Plan(outlets, names, tap, prefix_tokens, class_token=has_class_token(network))
         return Blueprint(network, plan, size)
     except errors.FeatregError:
         raise
@@ -78,23 +89,32 @@ def _draw(module: nn.Module, size: Size) -> Blueprint:
             f"the shapes of {type(module).__name__} cannot be inferred at {size[0]}x{size[1]}",
             "a module whose forward takes images (N, 3, H, W) and does not depend on their values",
             f"{type(error).__name__}: {error}",
-            remedy="pass the input_size that the module is made for",
+            remedy="pass the input_size that the module is made for; one that takes other channels than three, or "
+            "decides by the values of its images, cannot be described",
         ) from error
 
 
 def _without_memory(module: nn.Module) -> nn.Module:
-    """A copy on torch's meta device, made without copying any weights."""
-    memo: dict[int, torch.Tensor] = {}
-    for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    network = copy.deepcopy(module, memo)
-    for part in network.modules():
-        for name, value in vars(part).items():
-            if isinstance(value, torch.Tensor):
-                setattr(part, name, value.to("meta"))
-    return network.float().eval()
+    """A copy on torch's meta device, made without copying any weights, and without the caller's hooks."""
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for tensor in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
+            if isinstance(tensor, torch.Tensor):
+                memo[id(tensor)] = _meta(tensor)
+        memo[id(part._forward_hooks)] = type(part._forward_hooks)()
+        own = {key: hook for key, hook in part._forward_pre_hooks.items() if _is_of_torch(hook)}
+        memo[id(part._forward_pre_hooks)] = type(part._forward_pre_hooks)(copy.deepcopy(own))
+    return copy.deepcopy(module, memo).float().eval()
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _is_of_torch(hook: Any) -> bool:
+    """Whether a hook makes a module's weights, as ``torch.nn.utils.weight_norm`` does."""
+    return type(hook).__module__.startswith("torch.nn.utils")
 
 
 def _check_place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from featreg.plugin import FeatureInfo, Layer, WeightsReport, errors, map_in_order
 from featreg_torch.weights import Checkpoint
 
-__all__ = ["LAYER", "Projected", "build_projection", "check_head", "projected_info", "report_head"]
+__all__ = ["LAYER", "Projected", "build_projection", "check_head", "check_use", "projected_info", "report_head"]
 
 LAYER = "head"
 """The layer that the projection's output is asked for by; it is taken from the layer ``"pooled"``."""
@@ -55,18 +55,33 @@ def check_head(options: Mapping[str, Any]) -> None:
         raise errors.SpecError("the option 'head' describes a projection", expected, repr(dict(head)))
 
 
+def check_use(options: Mapping[str, Any], layers: Sequence[Layer], names: Collection[str]) -> None:
+    """Raise CapabilityError for a projection that no layer gives; ``names`` are the network's own."""
+    if "head" not in options:
+        return
+    if LAYER in names:
+        raise errors.CapabilityError(
+            "the option 'head' describes a projection, and this model has a layer 'head' of its own",
+            "a model without one",
+            remedy="leave the option out, and apply the projection to 'pooled' yourself",
+        )
+    if LAYER not in layers:
+        raise errors.CapabilityError("the option 'head' is for the layer 'head'", repr(LAYER), str(list(layers)))
+
+
 def build_projection(options: Mapping[str, Any], checkpoint: Checkpoint | None, width: int) -> nn.Sequential | None:
     """The projection that a request's options describe, or else a checkpoint holds, with the checkpoint's weights.
 
-    None where there is neither. ``width`` is that of the pooled features. Raises WeightsError for a checkpoint whose
-    head is another one, or that does not say by itself what its head computes.
+    None where there is neither. What the options leave open is taken from the checkpoint, as far as its names tell.
+    ``width`` is that of the pooled features. Raises WeightsError for a checkpoint whose head is another one, or that
+    does not say by itself what its head computes.
     """
     given = checkpoint.head if checkpoint is not None else {}
     described = options.get("head")
     if described is None and not given:
         return None
     source = checkpoint.report.source if checkpoint is not None else "the options"
-    described = _read_off(given, source) if described is None else described
+    described = _settle(described, given, source)
     if described["mlp"][0] != width:
         raise errors.WeightsError(
             f"the projection head of {source!r} does not fit the model",
@@ -83,12 +98,16 @@ def build_projection(options: Mapping[str, Any], checkpoint: Checkpoint | None, 
 
 
 def report_head(
-    report: WeightsReport | None, checkpoint: Checkpoint | None, layers: Sequence[Layer]
+    report: WeightsReport | None,
+    checkpoint: Checkpoint | None,
+    projection: nn.Sequential | None,
+    layers: Sequence[Layer],
 ) -> WeightsReport | None:
     """The report, with what became of a checkpoint's projection head."""
     if report is None or checkpoint is None or not checkpoint.head:
         return report
-    what = "loaded" if LAYER in layers else f"not loaded: the layer {LAYER!r} was not asked for"
+    why = "is the model's own" if LAYER in layers else "was not asked for"
+    what = f"not loaded: the layer {LAYER!r} {why}" if projection is None else "loaded"
     return attrs.evolve(report, notes=(*report.notes, f"projection head of {len(checkpoint.head)} weights {what}"))
 
 
@@ -102,21 +121,50 @@ def _build(mlp: Sequence[int], relu: bool = False, bn: bool = False, bias: bool 
     return nn.Sequential(*parts)
 
 
-def _read_off(head: Mapping[str, torch.Tensor], source: str) -> dict[str, Any]:
-    """What a head computes, where its names tell: ``0.clf.0``, ``0.clf.2`` leave one place for an activation.
+def _settle(described: Mapping[str, Any] | None, head: Mapping[str, torch.Tensor], source: str) -> dict[str, Any]:
+    """What a head computes: as the options describe it, completed by the names of its weights.
 
-    A head in several parts (``0.clf.0``, ``1.clf.0``) may have an activation at the end of each, and no name says so.
+    Raises WeightsError where neither says it, or where they contradict each other.
     """
-    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in head))
-    places = [place for layer in layers if (place := re.fullmatch(r"(.+\.clf)\.(\d+)", layer))]
-    linear = [head[name] for name in head if name.endswith(".weight") and head[name].ndim == 2]
-    if len(places) < len(layers) or len({place[1] for place in places}) != 1 or not linear:
+    told = _read_off(head)
+    if told is None and described is None:
         raise errors.WeightsError(
             f"the projection head of {source!r} does not say by itself what it computes",
             "one multi-layer perceptron: 0.clf.0, 0.clf.2, …",
-            ", ".join(layers),
+            ", ".join(_layers(head)),
             remedy="describe it: options={'head': {'mlp': [2048, 2048, 128], 'relu': True}}",
         )
+    settled = {**(told or {}), **(described or {})}
+    if told is not None and _kinds(settled) != _kinds(told):
+        raise errors.WeightsError(
+            f"the projection head of {source!r} is not as the option 'head' describes it",
+            str(_kinds(settled)),
+            f"{_kinds(told)}, by the names {', '.join(_layers(head))}",
+            remedy=f"leave the option out, or pass {told}",
+        )
+    return settled
+
+
+def _kinds(description: Mapping[str, Any]) -> list[str]:
+    with torch.device("meta"):
+        return [str(part) for part in _build(**description)]
+
+
+def _layers(head: Mapping[str, torch.Tensor]) -> list[str]:
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in head))
+
+
+def _read_off(head: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+    """What a head computes, where its names tell: ``0.clf.0``, ``0.clf.2`` leave one place for an activation.
+
+    None elsewhere: a head in several parts (``0.clf.0``, ``1.clf.0``) may have an activation at the end of each, and no
+    name says so.
+    """
+    layers = _layers(head)
+    places = [place for layer in layers if (place := re.fullmatch(r"(.+\.clf)\.(\d+)", layer))]
+    linear = [head[name] for name in head if name.endswith(".weight") and head[name].ndim == 2]
+    if len(places) < len(layers) or len({place[1] for place in places}) != 1 or not linear:
+        return None
     silent = int(places[-1][2]) - int(places[0][2]) + 1 - len(layers)
     return {
         "mlp": [linear[0].shape[1], *(weight.shape[0] for weight in linear)],

@@ -36,9 +36,17 @@ class QuickShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         return func(*args, **(kwargs or {}))
 
 
-def _fill(tensor: _Tensor, *_: Any) -> _Tensor:
+def _in_place(tensor: _Tensor, *_: Any) -> _Tensor | None:
     """An operation in place whose other arguments are numbers."""
-    return tensor
+    return tensor if tensor.is_floating_point() else None
+
+
+def _normal(tensor: _Tensor, mean: float = 0, std: float = 1) -> _Tensor | None:
+    return _in_place(tensor) if std >= 0 else None
+
+
+def _clamp(tensor: _Tensor, low: float | None = None, high: float | None = None) -> _Tensor | None:
+    return _in_place(tensor) if low is not None or high is not None else None
 
 
 def _activation(tensor: _Tensor, *_: Any) -> _Tensor | None:
@@ -82,6 +90,7 @@ def _group_norm(tensor: _Tensor, *rest: Any) -> tuple[_Tensor, _Tensor, _Tensor]
     fits = (
         tensor.is_contiguous() and tensor.shape[:2] == (batch, channels) and tensor.numel() == batch * channels * cells
     )
+    fits = fits and groups > 0 and channels % groups == 0
     if not fits or any(vector.shape != (channels,) for vector in vectors) or not _alike(tensor, *vectors):
         return None
     return torch.empty_like(tensor), tensor.new_empty(batch, groups), tensor.new_empty(batch, groups)
@@ -116,7 +125,9 @@ def _alike(first: _Tensor, *others: _Tensor) -> bool:
 
 
 _ANSWERS: dict[Any, Callable[..., Any]] = {
-    **dict.fromkeys((aten.normal_.default, aten.uniform_.default, aten.erfinv_.default, aten.clamp_.default), _fill),
+    **dict.fromkeys((aten.uniform_.default, aten.erfinv_.default), _in_place),
+    aten.normal_.default: _normal,
+    aten.clamp_.default: _clamp,
     **dict.fromkeys(
         (aten.gelu.default, aten.silu.default, aten.sigmoid.default, aten.relu.default, aten.hardswish.default),
         _activation,

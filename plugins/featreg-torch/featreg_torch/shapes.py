@@ -23,7 +23,18 @@ from featreg_torch.quick import QuickShapes
 from featreg_torch.state import factory_defaults, seeded
 from featreg_torch.taps import Outlet, Stored
 
-__all__ = ["BATCH", "PROBES", "Shape", "Shapes", "aligned_sizes", "build_on_meta", "probe", "read_shapes"]
+__all__ = [
+    "BATCH",
+    "PROBES",
+    "Shape",
+    "Shapes",
+    "aligned_sizes",
+    "build_on_meta",
+    "channels_first",
+    "glance",
+    "probe",
+    "read_shapes",
+]
 
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = Mapping[Size, Sequence[Shape]]
@@ -32,6 +43,19 @@ _ROUNDINGS: tuple[Literal["ceil", "floor"], ...] = ("ceil", "floor")
 
 BATCH = 2
 """Probes hold two images, so that a first axis that is not the batch shows."""
+
+_CHANNELS_FIRST = (
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.BatchNorm2d,
+    nn.InstanceNorm2d,
+    nn.GroupNorm,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveAvgPool2d,
+)
+"""Modules whose images are (N, C, H, W) by definition."""
 
 _PERIOD = 64
 _LARGE = 256
@@ -72,9 +96,25 @@ def probe(taps: nn.Module, size: Size, channels: int = 3) -> list[Shape | None]:
 
     Whatever the network raises at this size goes through.
     """
+    return [None if output is None else tuple(output.shape) for output in glance(taps, size, channels)]
+
+
+def glance(taps: nn.Module, size: Size, channels: int = 3) -> Sequence[torch.Tensor | None]:
+    """What every tap gives on the meta device for two images of one size, as :func:`probe`."""
     with torch.no_grad(), factory_defaults("meta"), QuickShapes():
-        outputs = taps(torch.empty(BATCH, channels, *size, device="meta"))
-    return [None if output is None else tuple(output.shape) for output in outputs]
+        outputs: Sequence[torch.Tensor | None] = taps(torch.empty(BATCH, channels, *size, device="meta"))
+    return outputs
+
+
+def channels_first(network: nn.Module, outputs: Mapping[str, torch.Tensor | None]) -> frozenset[str]:
+    """The names whose 4-D output is (N, C, H, W) by definition: a convolution's, say, and of those who hand that on.
+
+    ``outputs`` are those of one run, by name; what hands a tensor on gives the very same one.
+    """
+    modules = dict(network.named_modules())
+    images = {name: output for name, output in outputs.items() if output is not None and output.ndim == 4}
+    known = {id(output) for name, output in images.items() if isinstance(modules.get(name), _CHANNELS_FIRST)}
+    return frozenset(name for name, output in images.items() if id(output) in known)
 
 
 def read_shapes(outlet: Outlet, native: Size, seen: Mapping[Size, Shape | None]) -> tuple[FeatureInfo, Stored]:
@@ -112,11 +152,27 @@ def _read_map(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> tup
     last = stored == "nhwc"
     grids = {size: (shape[1], shape[2]) if last else (shape[2], shape[3]) for size, shape in shapes.items()}
     channels = shapes[native][3 if last else 1]
+    _check_grid(outlet, shapes, grids)
     if any(shape[3 if last else 1] != channels for shape in shapes.values()):
         raise errors.CapabilityError(
             f"the channels of {outlet.source!r} follow the image's size", f"{channels} at every size", str(shapes)
         )
     return _with_grid(_info(outlet, channels, _stride(native, grids), "map"), grids), stored
+
+
+def _check_grid(outlet: Outlet, shapes: Mapping[Size, Shape], grids: Mapping[Size, Size]) -> None:
+    """Raise CapabilityError where one axis follows the size (tokens of each head), or both alike (tokens by tokens)."""
+    aligned = _aligned(shapes)
+    if aligned is None:
+        return
+    first, second = (shapes[size] for size in aligned)
+    following = sum(one != other for one, other in zip(first, second, strict=True))
+    if following == 1 or (following and all(rows == columns for rows, columns in map(grids.__getitem__, aligned))):
+        raise errors.CapabilityError(
+            f"the output of {outlet.source!r} is no grid of the image",
+            "rows and columns that follow the image's height and width",
+            f"{first} and {second} for images of {aligned[0]} and {aligned[1]}",
+        )
 
 
 def _map_layout(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> Stored:
@@ -154,6 +210,9 @@ def _read_tokens(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> 
         grids = {size: grid for size in lengths if (grid := _grid_or_none(info, size)) is not None}
         if all(size in grids and grids[size][0] * grids[size][1] == length for size, length in lengths.items()):
             return _with_grid(info, grids), stored
+    for reduction, grid in outlet.grids if whole and len(shapes) == 1 else ():
+        if grid[0] * grid[1] == lengths[native]:
+            return _with_grid(_info(outlet, shapes[native][2], reduction, kind), {native: grid}), stored
     raise errors.CapabilityError(
         f"the tokens of {outlet.source!r} form no grid of the image",
         "one row of tokens per image: prefix tokens, then one token per patch",

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-__all__ = ["SEED", "factory_defaults", "seeded"]
+__all__ = ["SEED", "factory_defaults", "lock_of", "seeded"]
 
 SEED = 0
 """The seed of random weights: two extractors opened with ``weights=None`` are equal."""
+
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 
 _LOCK = threading.RLock()  # the generators and the default dtype belong to the process: one borrower at a time
 
@@ -49,3 +54,9 @@ def factory_defaults(device: str) -> Iterator[None]:
         finally:
             if dtype != torch.float32:
                 torch.set_default_dtype(dtype)
+
+
+def lock_of(network: nn.Module) -> Any:
+    """The lock that every run of a network holds: its hooks and its mode are shared by all who run it."""
+    with _LOCK:
+        return _LOCKS.setdefault(network, threading.RLock())

@@ -33,16 +33,16 @@ class Tapping:
         self._projection = projection
         self._outlets = [blueprint.outlet("pooled" if self._projects(layer) else layer, info) for layer in layers]
         self._readings = blueprint.read(self._outlets)
-        self._events = blueprint.events(self._outlets)
+        self._cut = blueprint.cut(self._outlets)
 
     def used(self) -> frozenset[str]:
         """The names of the parameters and buffers that these layers need."""
-        return self._blueprint.used(self._outlets, self._events)
+        return self._cut.used
 
     def spare(self) -> frozenset[str]:
-        """The names of the parameters and buffers that nothing needs: neither these layers, nor any but the logits."""
-        others = [outlet for outlet in self._blueprint.outlets if outlet.head != "logits"]
-        needed = self.used() | self._blueprint.used(others, self._blueprint.events(others))
+        """The names of the parameters and buffers that nothing needs: neither these layers, nor any but the scores."""
+        others = [outlet for outlet in self._blueprint.outlets if outlet.head != "logits" and not outlet.scores]
+        needed = self.used() | self._blueprint.cut(others).used
         return frozenset(self._blueprint.network.state_dict(keep_vars=True)) - needed
 
     def module(self, network: nn.Module) -> FeatureModule:
@@ -54,7 +54,7 @@ class Tapping:
             pairs = zip(takes, self._layers, strict=True)
             takes = [Projected(take, self._projection) if self._projects(layer) else take for take, layer in pairs]
         sources = [outlet.source for outlet in self._outlets]
-        return FeatureModule(network, self._blueprint.tap(network, sources, takes, self._events), self._layers)
+        return FeatureModule(network, self._blueprint.tap(network, sources, takes, self._cut.stop_after), self._layers)
 
     def parts(self, module: FeatureModule, device: torch.device, request: ExtractionRequest) -> dict[str, Any]:
         """The arguments of :class:`~featreg_torch.extractor.TorchExtractor`."""
@@ -69,7 +69,7 @@ class Tapping:
         }
 
     def _measure(self, size: Size) -> tuple[FeatureInfo, ...]:
-        return self._features(self._blueprint.measure(self._outlets, size, self._events))
+        return self._features(self._blueprint.measure(self._outlets, size, self._cut.stop_after))
 
     def _features(self, infos: tuple[FeatureInfo, ...]) -> tuple[FeatureInfo, ...]:
         if self._projection is None:

@@ -17,7 +17,8 @@ import attrs
 import torch
 from torch import nn
 
-from featreg.plugin import FeatureInfo, errors
+from featreg.plugin import FeatureInfo, Size, errors
+from featreg_torch.state import lock_of
 
 __all__ = ["Glance", "HookTaps", "Outlet", "Runner", "Stored", "Take", "as_tensor"]
 
@@ -37,9 +38,11 @@ class Outlet:
 
     ``source`` is what the taps look for: a module, a graph node, or an output that a runner yields. ``kind`` None takes
     the kind that the tensor has by itself; ``"map"`` turns tokens into a map where ``reduction``, the side of a patch,
-    is given. ``strides`` are those that the network is known to have, ``stored`` and ``channels`` help where the
-    observed shapes alone do not tell the layout. ``sequence`` says that the tokens are no patches of the image, but
-    those of a text, or the queries of an attention pool: always as many, whatever its size.
+    is given. ``strides`` are those that the network is known to have, ``grids`` each with that of its map at the one
+    size that the network takes, ``stored`` and ``channels`` help where the observed shapes alone do not tell the
+    layout. ``sequence`` says that the tokens are no patches of the image, but those of a text, or the queries of an
+    attention pool: always as many, whatever its size. ``scores`` marks what depends on the number of classes, besides
+    the head ``logits``.
     """
 
     source: str
@@ -50,9 +53,11 @@ class Outlet:
     prefix_tokens: int = 0
     reduction: int | None = None
     strides: tuple[int, ...] = ()
+    grids: tuple[tuple[int, Size], ...] = ()
     stored: Stored | None = None
     channels: int | None = None
     sequence: bool = False
+    scores: bool = False
 
 
 def as_tensor(output: Any, source: str) -> torch.Tensor:
@@ -65,9 +70,18 @@ def as_tensor(output: Any, source: str) -> torch.Tensor:
 
 
 class Glance(nn.Module):
-    """Passes on what a network makes, None where that is no tensor; it may also not be made at all."""
+    """Passes on what a network makes, None where that is no tensor; it may also not be made at all.
+
+    ``mark`` is called each time that it is made.
+    """
+
+    def __init__(self, mark: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self.mark = mark
 
     def forward(self, inputs: Any, output: Any) -> torch.Tensor | None:
+        if self.mark is not None:
+            self.mark()
         return output if isinstance(output, torch.Tensor) else None
 
 
@@ -153,19 +167,11 @@ class HookTaps(nn.Module):
         self.run = run
         self.stop_after = stop_after
         self.events = 0
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}  # locks are not copied
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
-        self._lock = threading.Lock()
 
     def forward(self, inputs: Any) -> tuple[Any, ...]:
         if torch.compiler.is_compiling():  # one thread, and locks cannot be traced
             return self._run(inputs, None)
-        with self._lock:
+        with lock_of(self.network):
             return self._run(inputs, threading.get_ident())
 
     def _run(self, inputs: Any, thread: int | None) -> tuple[Any, ...]:

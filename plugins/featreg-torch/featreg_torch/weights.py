@@ -9,14 +9,16 @@ import attrs
 import torch
 from torch import nn
 
-from featreg.plugin import Mismatch, WeightsReport, compare, map_in_order, unwrap
-from featreg_torch.reading import is_path, read_file
+from featreg.plugin import Mismatch, WeightsReport, compare, errors, is_counter, map_in_order, unwrap
+from featreg_torch.reading import read_file
 from featreg_torch.vissl import find_vissl
 
-__all__ = ["Checkpoint", "is_path", "load_into", "pair_in_order", "read_checkpoint"]
+__all__ = ["Checkpoint", "load_into", "pair_in_order", "read_checkpoint"]
 
-_COUNTER = "num_batches_tracked"
-"""BatchNorm's counter: evaluation does not read it, and checkpoints from before torch 0.4.1 do not have it."""
+_REMEDY = (
+    "check the architecture and the number of classes of the checkpoint: a classifier of other classes is left out "
+    "where no layer asked for needs it (all but 'logits')"
+)
 
 
 @attrs.frozen
@@ -59,32 +61,27 @@ def load_into(
     own = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
     found = _mismatch(own, checkpoint.state)
     kept, ignored = _excused(found, spare()) if found else (set[str](), set[str]())
-    left = found.without(kept, ignored)
-    if left:
-        raise left.error(
-            checkpoint.report,
-            len(own),
-            "check the architecture and the number of classes of the checkpoint: a classifier of other classes is left "
-            "out where no layer asked for needs it (all but 'logits')",
-        )
+    report = found.settle(checkpoint.report, own, checkpoint.state, kept=kept, ignored=ignored, remedy=_REMEDY)
     taken = {name: value for name, value in checkpoint.state.items() if name not in kept | ignored}
     state = module.state_dict()  # with the versions of the module's parts, by which some of them read their tensors
     state.update(taken)
     module.load_state_dict(state, strict=True)
-    return attrs.evolve(
-        checkpoint.report,
-        loaded=len(taken),
-        kept=sorted(name for name in kept if not name.endswith(_COUNTER)),
-        ignored=(*checkpoint.report.ignored, *sorted(ignored)),
-    )
+    return report
 
 
-def pair_in_order(module: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
+def pair_in_order(
+    module: nn.Module, checkpoint: Checkpoint, spare: Callable[[], frozenset[str]] = frozenset
+) -> Checkpoint:
     """A checkpoint of the same architecture from another library, under the module's names; see :func:`map_in_order`.
 
-    Raises WeightsError where anything speaks against pairing the two in the order of their weights.
+    Raises WeightsError where anything speaks against pairing the two in the order of their weights. ``spare`` is as in
+    :func:`load_into`.
     """
-    names = map_in_order(checkpoint.state, module.state_dict())
+    own = module.state_dict()
+    try:
+        names = map_in_order(checkpoint.state, own)
+    except errors.WeightsError:
+        names = map_in_order(checkpoint.state, own, spare=spare())
     state = {names[name]: value for name, value in checkpoint.state.items()}
     return attrs.evolve(checkpoint, state=state, report=attrs.evolve(checkpoint.report, mapped="in order"))
 
@@ -96,13 +93,12 @@ def _mismatch(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]
         for name in own
         if name in given and given[name].is_floating_point() != own[name].is_floating_point()
     }
-    missing = tuple(name for name in found.missing if not name.endswith(_COUNTER))
-    return attrs.evolve(found, missing=missing, mistyped=mistyped)
+    return attrs.evolve(found, mistyped=mistyped)
 
 
 def _excused(found: Mismatch, spare: frozenset[str]) -> tuple[set[str], set[str]]:
     """The weights of the module that may differ, and those of the file that belong to the same parts of it."""
     kept = {name for name in (*found.missing, *found.misshaped) if name in spare}
-    parts = {name.rpartition(".")[0] for name in spare if not name.endswith(_COUNTER)} - {""}
+    parts = {name.rpartition(".")[0] for name in spare if not is_counter(name)} - {""}
     ignored = {name for name in found.unexpected if any(name.startswith(f"{part}.") for part in parts)}
     return kept, ignored

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from featreg_torch.cut import drop_unused, touched
+from featreg_torch.cut import Watch, drop_unused
 
 
 class Net(nn.Module):
@@ -28,9 +28,15 @@ class Net(nn.Module):
         return self.attention(x, x, x)[0]
 
 
+def read_by(network, images):
+    with Watch(network) as watch:
+        network(images)
+    return watch.seen
+
+
 def test_what_a_run_reads_is_found_also_where_no_module_reads_it():
     network = Net().eval()
-    names = touched(network, lambda: network(torch.rand(1, 3, 8, 8)))
+    names = read_by(network, torch.rand(1, 3, 8, 8))
     read = {"body.weight", "body.bias", "bias", "norm.weight", "norm.running_mean", "attention.in_proj_weight"}
     assert read <= names
     assert "tied.weight" in names, "one tensor, two names"
@@ -42,7 +48,7 @@ def test_what_is_not_read_is_let_go_and_the_values_stay():
     torch.manual_seed(0)
     network, images = Net().eval(), torch.rand(2, 3, 8, 8)
     expected = network(images)
-    drop_unused(network, touched(network, lambda: network(images)))
+    drop_unused(network, read_by(network, images))
     assert torch.equal(network(images), expected)
     left = dict(network.named_parameters())
     assert not [name for name in left if name.startswith("head") or name in ("mask", "tied.bias")]

@@ -180,6 +180,136 @@ def test_a_plain_transformer():
     assert found["tokens"].kind == "tokens"
 
 
+class AnySize(nn.Module):
+    """A ViT for images of any size, whose attention shows the keys of each head: (N, heads, L, d)."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 16, 16)
+        self.blocks = nn.ModuleList(Heads() for _ in range(2))
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens.mean(1)
+
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(32, 32)
+        self.keys = nn.Identity()
+        self.weights = nn.Identity()
+
+    def forward(self, tokens):
+        keys = self.keys(self.fc(tokens).unflatten(2, (2, 16)).transpose(1, 2))
+        self.weights(keys @ keys.transpose(2, 3))
+        return tokens + keys.transpose(1, 2).flatten(2)
+
+
+def test_keys_and_weights_of_an_attention_are_no_maps():
+    found = infer(AnySize)
+    assert sources(found, 0, "C4", "features", "tokens") == {
+        0: "blocks.0", "C4": "blocks.1", "features": "blocks.1", "tokens": "blocks.1",
+    }  # fmt: skip
+
+
+class Ending(nn.Module):
+    """A convolution, pooling and whatever makes a vector of it."""
+
+    def __init__(self, *head):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1))
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Sequential(*head)
+
+    def forward(self, images):
+        return self.head(self.pool(self.body(images)))
+
+
+@pytest.mark.parametrize(
+    ("head", "heads"),
+    [
+        (lambda: [nn.Identity()], {"pooled": "pool.1"}),
+        (lambda: [nn.Dropout(), nn.Identity()], {"pooled": "pool.1"}),
+        (lambda: [nn.Linear(6, 3)], {"pooled": "pool.1", "logits": "head.0"}),
+        (lambda: [nn.Linear(6, 3), nn.Identity()], {"pooled": "pool.1", "logits": "head.0"}),
+        (lambda: [nn.Linear(6, 5), nn.BatchNorm1d(5)], {"pooled": "head.1"}),
+        (lambda: [nn.Unflatten(1, (6, 1, 1)), nn.Conv2d(6, 3, 1), nn.Flatten()], {"logits": "head.2"}),
+        (lambda: [nn.Linear(6, 3), nn.Softmax(1)], {}),
+    ],
+)
+def test_logits_are_what_a_linear_layer_makes_and_else_the_vector_is_pooled(head, heads):
+    found = infer(lambda: Ending(*head()))
+    assert {key: found[key].source for key in ("pooled", "logits") if key in found} == heads
+
+
+class Function(nn.Module):
+    """A network without its classifier: a function pools, and nothing but an identity hands the vector on."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1))
+        self.fc = nn.Identity()
+
+    def forward(self, images):
+        return self.fc(self.body(images).mean((2, 3)))
+
+
+def test_a_classifier_replaced_by_an_identity_gives_pooled():
+    found = infer(Function)
+    assert found["pooled"].source == "fc"
+    assert "logits" not in found
+
+
+class Branches(nn.Module):
+    """A stage of two resolutions side by side, which gives a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.high = Block(8, 8, 1)
+        self.low = Block(8, 8, 2)
+
+    def forward(self, images):
+        return [self.high(images), self.low(images)]
+
+
+class Parallel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.branches = Branches()
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, images):
+        return self.fc(torch.cat([one.mean((2, 3)) for one in self.branches(self.stem(images))], 1))
+
+
+def test_a_stage_that_gives_no_single_map_has_neither_levels_nor_the_final_map():
+    found = infer(Parallel)
+    assert {key for key in found if str(key).startswith("C")} == set()
+    assert "features" not in found
+    assert found["logits"].source == "fc"
+
+
+class Square(nn.Module):
+    """For one size, at which a map has as many channels as rows and columns, and another does not divide the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
+        self.low = nn.Conv2d(32, 48, 5, 2)
+        self.position = nn.Parameter(torch.zeros(48, 14, 14))
+
+    def forward(self, images):
+        return (self.low(self.stem(images)) + self.position).mean((2, 3))
+
+
+def test_at_one_size_a_convolution_tells_its_layout():
+    assert sources(infer(Square, (64, 64)), "C1", "C2") == {"C1": "stem", "C2": "low"}
+
+
 class Encoder(nn.Module):
     """A U-shaped net: an encoder, then a decoder that gives the encoder's strides again."""
 

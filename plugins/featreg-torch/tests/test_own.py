@@ -1,7 +1,9 @@
 """A module of the caller's own is described and extracted exactly, and stays as it was."""
 
 import copy
+import gc
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -247,14 +249,14 @@ class Transformer(nn.Module):
     def __init__(self):
         super().__init__()
         self.patches = nn.Conv2d(3, 16, 8, stride=8)
-        self.first = nn.Parameter(torch.ones(1, 1, 16))
+        self.cls_token = nn.Parameter(torch.ones(1, 1, 16))
         block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
         self.blocks = nn.ModuleList(copy.deepcopy(block) for _ in range(2))
         self.head = nn.Linear(16, 5)
 
     def forward(self, images):
         x = self.patches(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.first.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.head(x[:, 0])
@@ -267,7 +269,9 @@ def test_a_plain_transformer_gives_maps_and_tokens_from_one_request():
     layers = ["C3", "tokens", "blocks.0"]
     with featreg.from_module(network, layers, input_size=(32, 48), array="native") as extractor:
         features = extractor(images)
-        assert extractor.feature_info["tokens"].prefix_tokens == 1
+        tokens = extractor.feature_info["tokens"]
+        assert (tokens.prefix_tokens, tokens.class_token) == (1, True)
+        assert not extractor.feature_info["C3"].class_token
     outputs = []
     for block in network.blocks:
         block.register_forward_hook(lambda _, __, output: outputs.append(output))
@@ -275,3 +279,122 @@ def test_a_plain_transformer_gives_maps_and_tokens_from_one_request():
     assert torch.equal(features["tokens"], outputs[1])
     assert torch.equal(features["C3"], outputs[1][:, 1:].transpose(1, 2).reshape(2, 16, 4, 6))
     assert torch.equal(features["blocks.0"], outputs[0])
+
+
+# --- what is shared by several users of one module ---
+
+
+@torch.no_grad()
+def test_threads_extract_from_a_module_in_training_mode(network):
+    batches = [torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    expected = [by_hand(network, batch)["C3"] for batch in batches]
+    network.train()
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    extractors = [featreg.from_module(network, ["C3"], input_size=(64, 64), array="native") for _ in range(2)]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(extractors[k % 2], batch) for _ in range(3) for k, batch in enumerate(batches)]
+    for k, job in enumerate(jobs):
+        assert torch.equal(job.result()["C3"], expected[k % len(batches)])
+    assert network.training
+    assert all(torch.equal(before[name], value) for name, value in network.named_buffers())
+
+
+class Cached(nn.Module):
+    """Keeps a product of its weights for evaluation until it trains again, as timm's attention biases do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.bias = nn.Parameter(torch.zeros(4))
+        self.kept = None
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode:
+            self.kept = None
+        return self
+
+    def forward(self, images):
+        if self.training:
+            return self.conv(images) + (2 * self.bias).view(-1, 1, 1)
+        if self.kept is None:
+            self.kept = 2 * self.bias
+        return self.conv(images) + self.kept.view(-1, 1, 1)
+
+
+@torch.no_grad()
+def test_what_a_module_keeps_for_evaluation_follows_its_training(images):
+    module = nn.Sequential(Cached())
+    with featreg.from_module(module, ["0"], input_size=(64, 64), array="native") as extractor:
+        module.train()
+        first = extractor(images)["0"]
+        module[0].bias.add_(1)
+        assert torch.allclose(extractor(images)["0"], first + 2)
+        assert module[0].training
+
+
+class Repeating(nn.Module):
+    """Runs its block more often the wider the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Conv2d(3, 3, 3, padding=1)
+        self.last = nn.Conv2d(3, 4, 1)
+
+    def forward(self, images):
+        for _ in range(images.shape[-1] // 32):
+            images = self.block(images)
+        return self.last(images)
+
+
+@torch.no_grad()
+def test_the_last_output_counts_however_often_a_module_runs():
+    torch.manual_seed(0)
+    module = Repeating()
+    with featreg.from_module(module, ["block"], input_size=(32, 32), array="native") as extractor:
+        for width in (32, 64, 128):
+            images = expected = torch.rand(1, 3, 32, width)
+            for _ in range(width // 32):
+                expected = module.block(expected)
+            assert torch.equal(extractor(images)["block"], expected)
+
+
+@torch.no_grad()
+def test_parts_of_the_module_live_on_without_it(network, images):
+    network.eval()
+    module = featreg.from_module(network, ["C2"], input_size=(64, 64)).module
+    sequence, shallow = nn.Sequential(*module.children()), copy.copy(module)
+    expected = module(images)["C2"]
+    del module
+    gc.collect()
+    assert torch.equal(sequence(images)[0], expected)
+    assert torch.equal(shallow(images)["C2"], expected)
+
+
+def test_a_conversion_reaches_every_tensor_once(network):
+    module = featreg.from_module(network, ["C2"], input_size=(64, 64)).module
+    before = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    module._apply(lambda tensor: tensor * 2)
+    assert all(torch.equal(value, 2 * before[name]) for name, value in network.state_dict().items())
+    assert module.double()(torch.rand(1, 3, 32, 32, dtype=torch.float64))["C2"].dtype == torch.float64
+
+
+def test_the_callers_hooks_see_nothing_of_the_description(network, images):
+    seen = []
+    network.one.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    network.two.register_forward_pre_hook(lambda *arguments: seen.append(arguments[1]))
+    with featreg.from_module(network, ["C3"], input_size=(64, 64)) as extractor:
+        assert seen == []
+        extractor(images)
+    assert len(seen) == 2
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("normalise", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_weights_that_are_made_of_others(network, images, normalise):
+    network.eval()
+    normalise(network.one.conv)
+    expected = network.one(network.stem(images))
+    with featreg.from_module(network, ["C2"], input_size=(64, 64), array="native") as extractor:
+        assert torch.allclose(extractor(images)["C2"], expected)

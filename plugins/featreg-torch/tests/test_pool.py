@@ -14,7 +14,7 @@ from featreg import errors
 from featreg.pooling import pool_array
 
 MAP = featreg.FeatureInfo("x", 3, 4, "map")
-TOKENS = featreg.FeatureInfo("x", 5, 4, "tokens", prefix_tokens=2)
+TOKENS = featreg.FeatureInfo("x", 5, 4, "tokens", prefix_tokens=2, class_token=True)
 SETTINGS = {"deadline": None, "derandomize": True, "database": None}
 sides = st.tuples(st.integers(1, 12), st.integers(1, 12))
 

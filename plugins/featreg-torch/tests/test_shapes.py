@@ -1,5 +1,6 @@
 """Shapes decided from a few probes on the meta device equal those of real forward passes at every size."""
 
+import functools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from featreg.plugin import InputRule, errors
+from featreg_torch.blueprint import Blueprint, Plan
 from featreg_torch.rules import find_input_rule
 from featreg_torch.shapes import PROBES, aligned_sizes, build_on_meta, probe, read_shapes
 from featreg_torch.taps import Glance, HookTaps, Outlet
@@ -174,6 +176,50 @@ def test_at_one_size_what_is_no_grid_is_no_map():
     heads = build_on_meta(lambda: Fixed(lambda images: images.new_empty(2, 3, 17, 64)))
     with pytest.raises(errors.CapabilityError, match="no grid"):  # attention heads, say
         describe(heads, "output", native=(32, 32))
+
+
+class Attention(nn.Module):
+    """Patches of 8 pixels as (N, heads, L, d), or as (N, heads, L, L)."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, images):
+        keys = nn.functional.avg_pool2d(images, 8).flatten(2).unsqueeze(3)
+        return keys @ keys.transpose(2, 3) if self.weights else keys.expand(-1, -1, -1, 16)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_what_follows_the_size_along_one_axis_or_along_both_alike_is_no_map(weights):
+    with pytest.raises(errors.CapabilityError, match="no grid"):
+        describe(build_on_meta(lambda: Attention(weights)), "output")
+
+
+class Cube(nn.Module):
+    """A stem whose maps have as many channels as rows and columns, for 32x32 only; and one that divides nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(inplace=True))
+        self.last = nn.Sequential(nn.Conv2d(16, 5, 4), nn.BatchNorm2d(5))
+        self.position = nn.Parameter(torch.zeros(5, 13, 13))
+        self.twin = nn.Identity()
+
+    def forward(self, images):
+        return self.twin((self.last(self.stem(images)) + self.position).permute(0, 2, 3, 1))
+
+
+def test_at_one_size_what_a_convolution_or_a_norm_made_is_channels_first():
+    network = build_on_meta(Cube)
+    names = [name for name, _ in network.named_modules() if name]
+    blueprint = Blueprint(network, Plan([], names, functools.partial(HookTaps, run=run)), (32, 32))
+    shapes = {node.name: node.shape for node in blueprint.nodes()}
+    assert shapes == {
+        **dict.fromkeys(("stem", "stem.0", "stem.1"), (16, 16, 16)),
+        **dict.fromkeys(("last", "last.0", "last.1"), (5, 13, 13)),
+        "twin": None,
+    }
 
 
 def test_an_interruption_is_not_a_refusal_of_the_size():

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from featreg.plugin import WeightsReport, errors
-from featreg_torch.weights import Checkpoint, is_path, load_into, read_checkpoint
+from featreg_torch.weights import Checkpoint, load_into, pair_in_order, read_checkpoint
 
 
 def make_network():
@@ -98,16 +98,6 @@ def test_missing_files_and_folders_are_named(tmp_path):
             read_checkpoint(str(path))
 
 
-def test_paths_and_tags_are_told_apart(tmp_path):
-    (tmp_path / "plain").touch()
-    assert is_path("w.pth")
-    assert is_path("w.npz")
-    assert is_path("./weights")
-    assert is_path(str(tmp_path / "plain"))
-    assert not is_path("IMAGENET1K_V2")
-    assert not is_path("a1_in1k")
-
-
 # --- fitting ----------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +171,29 @@ def test_what_is_not_needed_may_differ_and_is_reported(network, change):
     assert torch.equal(twin[0].weight, network[0].weight)
     assert report.kept == ("1.bias", "1.weight")
     assert report.ignored == tuple(sorted(name for name in change if name.count(".") == 2))
+
+
+def test_a_weight_of_another_shape_is_not_said_to_be_absent(network):
+    state = {**network.state_dict(), "1.weight": torch.zeros(9)}
+    del state["1.bias"]
+    report = load_into(make_network(), as_checkpoint(state), lambda: frozenset({"1.weight", "1.bias"}))
+    assert (report.kept, report.misshaped) == (("1.bias", "1.weight"), ("1.weight",))
+    assert "not in the file and not needed: 1.bias" in report.steps()
+    assert report.loaded == 5
+
+
+@pytest.mark.parametrize("wide", [9, None])
+def test_in_order_another_classifier_is_left_out_where_it_is_not_needed(wide):
+    names = ["body.weight", "body.bias", "fc.weight", "fc.bias"]
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
+    values = [torch.randn(4, 3), torch.randn(4), *([torch.zeros(wide, 4), torch.zeros(wide)] if wide else [])]
+    checkpoint = as_checkpoint(dict(zip(names, values, strict=False)))
+    with pytest.raises(errors.WeightsError, match="paired in order"):
+        pair_in_order(network, checkpoint)
+    spare = frozenset({"1.weight", "1.bias"})
+    report = load_into(network, pair_in_order(network, checkpoint, lambda: spare), lambda: spare)
+    assert torch.equal(network[0].weight, values[0])
+    assert (report.loaded, report.kept) == (2, ("1.bias", "1.weight"))
 
 
 def test_what_is_needed_may_not_differ(network):

@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import operator
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -40,16 +41,19 @@ _TRACING = threading.Lock()  # tracing replaces nn.Module.__call__ for the whole
 class Trace:
     """A network as a graph, in evaluation mode or as it trains.
 
-    ``part`` is what takes the images, where the network as a whole does not: a module that holds some of the network's
-    modules under their own names. ``nodes`` holds every named node in execution order, ``modules`` the last node under
-    each module traced into.
+    ``imaged`` gives what takes the images, where the network as a whole does not: a module that holds some of the
+    network's modules under their own names. ``nodes`` holds every named node in execution order, ``modules`` the last
+    node under each module traced into.
     """
 
-    def __init__(self, network: nn.Module, part: nn.Module | None = None, *, train: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, imaged: Callable[[nn.Module], nn.Module] | None = None, *, train: bool = False
+    ) -> None:
         tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), leaf_modules=_LEAVES)
         self.network = network.train(train)
+        self._imaged, self._train = imaged, train
         with _TRACING:
-            self.graph: fx.Graph = tracer.trace(self.network if part is None else part.train(train))
+            self.graph: fx.Graph = tracer.trace(self.network if imaged is None else imaged(network).train(train))
         self.nodes: dict[str, fx.Node] = {name: node for node, name in tracer.node_to_qualname.items()}
         self.modules: dict[str, str] = {}
         for name in self.nodes:
@@ -66,6 +70,16 @@ class Trace:
     def output(self) -> Any:
         """What the network returns: a node, or a structure of nodes."""
         return next(node for node in self.graph.nodes if node.op == "output").args[0]
+
+    def of(self, network: nn.Module) -> Trace:
+        """The trace that holds for a network built alike: this one, unless it has values computed while tracing.
+
+        Such constants come from the traced network's buffers, which have no memory.
+        """
+        constants = (str(node.target) for node in self.graph.nodes if node.op == "get_attr")
+        if all(_has(network, name) for name in constants):
+            return self
+        return Trace(network, self._imaged, train=self._train)
 
     def names(self) -> list[str]:
         """Every name that :meth:`find` takes: nodes, and modules as the last operation under them."""
@@ -101,6 +115,14 @@ class Trace:
         return {name: shapes for name, shapes in found.items() if native in shapes}
 
 
+def _has(network: nn.Module, name: str) -> bool:
+    try:
+        operator.attrgetter(name)(network)
+    except AttributeError:
+        return False
+    return True
+
+
 def _operation(node: fx.Node) -> str:
     return getattr(node.target, "__name__", str(node.target))
 
@@ -132,20 +154,39 @@ class GraphTaps:
 
         The graph needs no ``stop_after``: what no source needs is not in it.
         """
-        graph = copy.deepcopy(self.trace.graph)
-        twins = dict(zip(self.trace.graph.nodes, graph.nodes, strict=True))
-        module = fx.GraphModule(network, graph)
-        images = twins[self.trace.input]
+        trace = self.trace.of(network)
+        graph = copy.deepcopy(trace.graph)
+        twins = dict(zip(trace.graph.nodes, graph.nodes, strict=True))
+        wanted = [twins[_find(trace, source)] for source in sources]
+        output = _cut(graph, wanted)
+        module = fx.GraphModule(network, graph)  # after the cut, for it takes every parameter that the graph names
         taken = []
-        for position, (source, take) in enumerate(zip(sources, takes, strict=True)):
-            node = self.trace.find(source)
-            assert node is not None, f"{source!r} is no name of the graph"
+        for position, (node, take) in enumerate(zip(wanted, takes, strict=True)):
             module.add_submodule(f"take_{position}", take)
-            with graph.inserting_after(twins[node]):
-                taken.append(graph.call_module(f"take_{position}", (images, twins[node])))
-        graph.erase_node(next(node for node in graph.nodes if node.op == "output"))
-        graph.output(tuple(taken))
-        graph.eliminate_dead_code()
-        module.delete_all_unused_submodules()
+            with graph.inserting_after(node):
+                taken.append(graph.call_module(f"take_{position}", (twins[trace.input], node)))
+        output.args = (tuple(taken),)
         module.recompile()
         return module
+
+
+def _find(trace: Trace, source: str) -> fx.Node:
+    node = trace.find(source)
+    assert node is not None, f"{source!r} is no name of the graph"
+    return node
+
+
+def _cut(graph: fx.Graph, wanted: Sequence[fx.Node]) -> fx.Node:
+    """Leave only what ``wanted`` nodes need, and return the output node, which gives them.
+
+    All behind the last of them goes whatever it is, for an assertion there would keep what it asserts of.
+    """
+    for node in reversed(graph.nodes):
+        if node in wanted or node.op == "placeholder":
+            break
+        graph.erase_node(node)
+    output: fx.Node = graph.output(tuple(wanted))
+    for node in reversed(graph.nodes):
+        if not node.users and (node.op == "call_module" or not node.is_impure()):
+            graph.erase_node(node)
+    return output

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 from torch import fx, nn
+from torch.ao import quantization
 
 from featreg.plugin import Size, Step, find_final
 from featreg_torch.infer import as_outlets, as_step
@@ -16,6 +18,8 @@ from featreg_torchvision.graph import Trace
 __all__ = ["find_outlets", "rename_levels", "trace_steps"]
 
 _PASSIVE_FUNCTIONS = frozenset({"permute", "contiguous", "transpose", "reshape", "view", "dropout", "getattr"})
+_PASSING = (nn.Identity, nn.Dropout, nn.Flatten, quantization.QuantStub, quantization.DeQuantStub)
+"""Modules that give in evaluation mode the values that they take; the stubs do so in networks of floats."""
 
 
 def find_outlets(trace: Trace, native: Size, part: str = "") -> list[Outlet]:
@@ -66,14 +70,15 @@ def rename_levels(outlets: Sequence[Outlet], twin: Sequence[Outlet], rename: Cal
 
 
 def trace_steps(trace: Trace, shapes: Mapping[str, Mapping[Size, Shape]], native: Size) -> list[Step]:
-    """The nodes of a graph in execution order, each module after the last operation under it."""
+    """The nodes of a graph in execution order, each module after the last operation under it.
+
+    What is done to the images before the first module, such as renormalising them, gives no features and is left out.
+    """
     ends: dict[str, list[str]] = {}
     for module, last in trace.modules.items():
         ends.setdefault(last, []).insert(0, module)  # what lies inside finishes first
     steps = []
-    for name, node in trace.nodes.items():
-        if node is trace.input:
-            continue
+    for name, node in itertools.dropwhile(lambda item: item[1].op != "call_module", trace.nodes.items()):
         leaf = trace.network.get_submodule(str(node.target)) if node.op == "call_module" else None
         step = as_step(name, leaf, shapes.get(name, {}), native, name, leaf=True)
         steps.append(attrs.evolve(step, passive=True) if leaf is None and _is_passive(node) else step)
@@ -87,14 +92,19 @@ def _is_passive(node: fx.Node) -> bool:
 
 
 def _heads(trace: Trace, shapes: Mapping[str, Mapping[Size, Shape]], native: Size) -> tuple[str | None, str | None]:
-    """The names of ``pooled``, the input of the last linear layer, and of ``logits``; None for what there is not."""
+    """The names of ``pooled`` and ``logits``, the input of the linear layer that makes the output and the output."""
     names = {node: name for name, node in trace.nodes.items()}
     logits = names.get(trace.output) if isinstance(trace.output, fx.Node) else None
     if logits is None or len(shapes[logits][native]) != 2:
         return None, None
-    linear = [
-        node
-        for node in trace.nodes.values()
-        if node.op == "call_module" and isinstance(trace.network.get_submodule(str(node.target)), nn.Linear)
-    ]
-    return (names[linear[-1].all_input_nodes[0]] if linear else None), logits
+    linear = _linear_maker(trace, trace.nodes[logits])
+    return (names[linear.all_input_nodes[0]] if linear else None), logits
+
+
+def _linear_maker(trace: Trace, node: fx.Node) -> fx.Node | None:
+    """The linear layer that makes what a node gives; None where another operation does."""
+    leaf = trace.network.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if isinstance(leaf, nn.Linear):
+        return node
+    passes = _is_passive(node) if leaf is None else isinstance(leaf, _PASSING)
+    return _linear_maker(trace, node.all_input_nodes[0]) if passes else None

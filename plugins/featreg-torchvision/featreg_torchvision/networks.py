@@ -13,6 +13,7 @@ from torchvision.models import ResNet, VisionTransformer, get_model, get_model_b
 from torchvision.models.mobilenetv3 import MobileNetV3
 
 from featreg.plugin import errors
+from featreg_torchvision.published import adjust, input_options
 
 __all__ = [
     "backbone_in",
@@ -22,7 +23,6 @@ __all__ = [
     "float_twin",
     "imaged_part",
     "is_vit",
-    "load_network",
     "renamed",
     "undilated",
 ]
@@ -67,31 +67,27 @@ def backbone_in(network: nn.Module, model: str) -> str:
 
 
 def build_network(
-    model: str, *, image_size: int | None = None, ported: bool = False, output_stride: int | None = None
+    model: str, *, image_size: int | None = None, published: str | None = None, output_stride: int | None = None
 ) -> nn.Module:
     """A network with random weights.
 
-    ``image_size`` is the side of the images for a ViT. ``ported`` undoes the normalisation for GoogLeNet and Inception,
-    whose weights come from another library. Raises CapabilityError for an ``output_stride`` that it cannot have.
+    ``image_size`` is the side of the images for a ViT, ``published`` the tag of torchvision's own weights where the
+    network is to be as torchvision makes it for them. Raises CapabilityError for an ``output_stride`` that it cannot
+    have.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = input_options(_class_of(model)) if published else {}
     if is_vit(model) and image_size is not None:
         options["image_size"] = image_size
-    if ported and "transform_input" in inspect.signature(_class_of(model)).parameters:
-        options["transform_input"] = True  # as torchvision does for its own weights
     # neither a backbone from the network nor an int8 engine; with the auxiliary head that published weights have
     fixed = {"weights_backbone": None, "quantize": False, "aux_loss": True}
     parameters = inspect.signature(get_model_builder(model)).parameters
     options |= {name: value for name, value in fixed.items() if name in parameters}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # googlenet and inception_v3, of their initialisation
-        return _get(model, output_stride, weights=None, **options)
-
-
-def load_network(model: str, weights: Any, output_stride: int | None = None) -> nn.Module:
-    """A network with torchvision's own weights; raises whatever the download raises, and as :func:`build_network`."""
-    options = {"quantize": False} if family(model) == "quantization" else {}
-    return _get(model, output_stride, weights=weights, progress=False, **options)
+        network = _get(model, output_stride, weights=None, **options)
+    if published:
+        adjust(network, model, published)
+    return network
 
 
 def _get(model: str, output_stride: int | None, **options: Any) -> nn.Module:

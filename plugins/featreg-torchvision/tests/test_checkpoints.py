@@ -190,3 +190,22 @@ def test_a_described_head_without_weights_is_random_and_the_same_each_time(batch
     first, second = (opened("head", None, options=options) for _ in range(2))
     with first, second:
         np.testing.assert_array_equal(first(batch)["head"], second(batch)["head"])
+
+
+@pytest.mark.parametrize(("classes", "auxiliary"), [(21, False), (5, True)])
+def test_a_segmentation_checkpoint_of_one_s_own_gives_its_levels(tmp_path, classes, auxiliary):
+    """torchvision's own default has no auxiliary head, and other data has other classes."""
+    name = "deeplabv3_mobilenet_v3_large"
+    network = torchvision.models.get_model(
+        name, weights=None, weights_backbone=None, num_classes=classes, aux_loss=auxiliary
+    ).eval()
+    path = saved(network.state_dict(), tmp_path)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with featreg.create_extractor(f"torchvision:{name}", ["C5"], weights=path, array="native") as extractor:
+        found = extractor(images)["C5"]
+    with torch.no_grad():
+        expected = network.backbone(images)["out"]
+    assert torch.equal(found, expected)
+    if auxiliary:
+        with pytest.raises(WeightsError, match="mis-shaped"):
+            featreg.create_extractor(f"torchvision:{name}", ["interpolate"], weights=path)

@@ -142,3 +142,8 @@ def test_the_last_operation_at_a_stride_is_no_level():
         assert last == node
         assert described.name == level
         assert described.channels != shapes[last][1]
+
+
+def test_an_auxiliary_head_that_takes_fewer_sizes_does_not_hide_the_training_graph():
+    nodes = {node.name: node.shape for node in featreg.list_nodes("torchvision:inception_v3", train=True)}
+    assert nodes["AuxLogits.fc"] == (1000,)
