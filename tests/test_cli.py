@@ -289,7 +289,7 @@ def test_doctor_json() -> None:
     ]
     assert backends["mine"]["requirements"][0]["satisfied"] is True
     assert backends["broken"]["failure"]["type"] == "PluginImportError"
-    assert set(found["extras"]) == {"data", "mindspore", "open_clip", "timm", "torchvision"}
+    assert set(found["extras"]) == {"data", "mindspore", "open_clip", "timm", "torch", "torchvision"}
 
 
 def test_doctor_finds_a_factory_that_is_not_there(plugins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
