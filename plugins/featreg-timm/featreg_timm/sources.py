@@ -33,6 +33,7 @@ def find_outlets(network: nn.Module, native: Size, levels: Mapping[int, str] | N
     shapes = _shapes(network, outlets, native)
     outlets = [_as_map(outlet, shapes[outlet.source]) for outlet in outlets]
     shapes |= _shapes(network, [outlet for outlet in outlets if outlet.source not in shapes], native)
+    outlets = [_laid_out(outlet, shapes[outlet.source], network) for outlet in outlets]
     strides = {
         outlet.index: stride
         for outlet in outlets
@@ -63,6 +64,13 @@ def _as_map(outlet: Outlet, shape: Shape | None) -> Outlet:
     if outlet.index is None or (shape is not None and (len(shape) == 4 or (len(shape) == 3 and outlet.reduction))):
         return outlet
     return attrs.evolve(outlet, source=_intermediate(outlet.index), reduction=None, prefix_tokens=0, stored="nchw")
+
+
+def _laid_out(outlet: Outlet, shape: Shape | None, network: nn.Module) -> Outlet:
+    """A map with as many channels as rows and columns, whose layout only timm's own word for it tells."""
+    if outlet.stored is not None or shape is None or len(shape) != 4 or len(set(shape[1:])) > 1:
+        return outlet
+    return attrs.evolve(outlet, stored="nhwc" if getattr(network, "output_fmt", "NCHW") == "NHWC" else "nchw")
 
 
 def _stride(outlet: Outlet, shape: Shape | None, native: Size) -> int | None:

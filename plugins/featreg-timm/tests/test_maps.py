@@ -103,3 +103,10 @@ def test_an_encoder_has_no_head_behind_its_features():
     assert [feature.head for feature in info.features if feature.head] == ["features"]
     with pytest.raises(errors.CapabilityError, match="logits"):
         info.resolve("logits")
+
+
+def test_a_map_of_as_many_channels_as_rows_and_columns_keeps_its_level():
+    info = featreg.describe("timm:maxvit_rmlp_tiny_rw_256")
+    assert info.input_rule.fixed == (256, 256)
+    assert info.resolve("C2").name == "stages.0"
+    assert info.resolve("C2").shape(1, 256, 256) == (1, 64, 64, 64)
