@@ -93,8 +93,9 @@ def unwrap(
         averaged = averaged or key in AVERAGES
         content = content[key]
     state, ignored = _weights(content, source, is_weight, opened)
-    state, among = _choose_average(state, source, average=average)
-    state, prefixes = _strip(state)
+    state, outer = _strip(state)
+    state, inner, among = _choose_average(state, source, average=average)
+    prefixes = [*outer, *inner]
     report = WeightsReport(source, unwrapped=opened, prefixes=prefixes, averaged=averaged or among, ignored=ignored)
     return state, report
 
@@ -122,23 +123,26 @@ def _weights(
     return state, tuple(name for name in content if name not in state)
 
 
-def _choose_average(state: dict[str, Any], source: str, *, average: bool) -> tuple[dict[str, Any], bool]:
-    """One of the two where moving averages lie among the weights, under the same names with a prefix."""
+def _choose_average(state: dict[str, Any], source: str, *, average: bool) -> tuple[dict[str, Any], list[str], bool]:
+    """One of the two where moving averages lie among the weights, and the prefixes that were taken off its names.
+
+    Both have the same names, but for the prefix of the averages and what either has been wrapped in.
+    """
     for prefix in AVERAGE_PREFIXES:
-        averages = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        plain = {name: value for name, value in state.items() if not name.startswith(prefix)}
+        averages, own = _strip({n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)})
+        plain, others = _strip({n: value for n, value in state.items() if not n.startswith(prefix)})
         if averages and (not plain or averages.keys() & plain.keys()):
             if average:
-                return plain | averages, True
+                return plain | averages, own, True
             if plain:
-                return plain, False
+                return plain, others, False
             raise WeightsError(
                 f"{source!r} holds no weights as they were trained",
                 f"names without {prefix!r}",
                 shorten(state),
                 remedy=_taking(f"{prefix}*"),
             )
-    return state, False
+    return state, [], False
 
 
 def _taking(averages: str) -> str:
@@ -147,7 +151,7 @@ def _taking(averages: str) -> str:
 
 def _strip(state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     taken: list[str] = []
-    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None):
+    while state and (prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in state)), None)):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
         taken.append(prefix)
     return state, taken

@@ -44,6 +44,24 @@ def test_averages_among_the_weights_are_taken_likewise(prefix):
     assert opened(content, average=False) == (STATE, WeightsReport("file"))
 
 
+@pytest.mark.parametrize(
+    ("plain", "average", "taken"),
+    [
+        ("model.", "model_ema.", ()),
+        ("model.", "ema.", ()),
+        ("model.", "model_ema.module.", ("module.",)),
+        ("module.", "module.ema.", ("module.",)),
+    ],
+)
+def test_averages_and_weights_may_be_wrapped_each_in_its_way(plain, average, taken):
+    """As Lightning's modules write them, and averages of a parallel model."""
+    content = {f"{plain}{name}": value for name, value in STATE.items()}
+    content |= {f"{average}{name}": value for name, value in AVERAGE.items()}
+    assert opened(content) == (AVERAGE, WeightsReport("file", prefixes=taken, averaged=True))
+    state, report = opened(content, average=False)
+    assert (state, report.prefixes, report.averaged) == (STATE, (plain,), False)
+
+
 @pytest.mark.parametrize("prefix", ["ema.", "model_ema."])
 def test_averages_alone_are_refused_where_the_weights_are_asked_for(prefix):
     content = {f"{prefix}{name}": value for name, value in AVERAGE.items()}
