@@ -446,6 +446,73 @@ def test_torchvisions_names_are_nodes_or_the_last_node_under_a_module():
     ]
 
 
+@pytest.fixture
+def rewritten(monkeypatch):
+    """An oracle of a network that mindcv has a second time, returning its levels, as it has HRNet."""
+    mindcv = pytest.importorskip("mindcv")
+    from mindcv.models.features import FeatureExtractWrapper
+    from mindspore import nn
+
+    from zoo.oracles.mindspore import MindsporeOracle
+
+    class Network(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, 2, has_bias=True), nn.Conv2d(4, 4, 3, 2)
+            self.relu = nn.ReLU()
+            self.stage1 = nn.SequentialCell(nn.SequentialCell(nn.Conv2d(4, 6, 3, 2), nn.ReLU()))
+            self.stage2 = nn.SequentialCell(nn.Conv2d(6, 7, 3, 2))
+
+        def levels(self, x):
+            stem = self.relu(self.conv1(x))
+            first = self.stage1(self.relu(self.conv2(stem)))
+            return [stem, first, self.stage2(first) + 1]
+
+        def construct(self, x):
+            return self.levels(x)[-1].mean((2, 3))
+
+    class Levels(Network):
+        is_rewritten = True
+        feature_info = (
+            {"chs": 4, "reduction": 2, "name": "stem"},
+            {"chs": 6, "reduction": 8, "name": "first"},
+            {"chs": 7, "reduction": 16, "name": "stage2"},
+        )
+
+        def construct(self, x):
+            return self.levels(x)
+
+    def create(model, features_only=False):
+        return FeatureExtractWrapper(Levels()) if features_only else Network()
+
+    monkeypatch.setattr(mindcv, "create_model", create)
+    return MindsporeOracle("network")
+
+
+def test_mindcvs_levels_come_from_the_network_that_returns_them(rewritten):
+    """Each is named after the outermost cell that gives it, and after its declaration where no cell has that name."""
+    rewritten.survey((64, 96))
+    declared = {entry.names: (entry.reduction, entry.channels) for entry in rewritten.declared()}
+    assert declared == {("relu in run 1 of 2", "stem"): (2, 4), ("stage1", "first"): (8, 6), ("no cell",): (16, 7)}
+    names = ["stage2", "relu", "stem", "first", "gone"]
+    assert list(rewritten.shapes(names, (64, 96)).items()) == [
+        ("stem", (1, 4, 32, 48)),
+        ("first", (1, 6, 8, 12)),
+        ("relu", (1, 4, 16, 24)),
+        ("stage2", (1, 7, 4, 6)),
+    ]
+
+
+def test_mindcvs_network_of_levels_has_the_weights_of_the_checkpoint(rewritten, tmp_path):
+    images = np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)
+    before = rewritten.values(["first"], images)["first"]
+    rewritten.checkpoint(tmp_path)
+    values = rewritten.values(["conv1", "stem", "stage1", "first"], images)
+    assert np.abs(values["first"] - before).max() > 0
+    np.testing.assert_array_equal(values["stem"], np.maximum(values["conv1"], 0))
+    np.testing.assert_array_equal(values["first"], values["stage1"])
+
+
 # --- one model judged -------------------------------------------------------------------------------------------------
 
 

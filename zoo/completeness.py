@@ -71,7 +71,9 @@ def check_stages(features: Sequence[Any], stages: Sequence[Stage], survey: Surve
         elif level.name in order and order.index(level.name) < order.index(stage.name):
             yield Finding(f"name of {level.level}", f"{stage.name}, the last stage of its stride", level.name)
     for feature in _levels(features):
-        holder = next((stage.name for stage in stages if feature.name.startswith(f"{stage.name}.")), None)
+        tokens = len(survey.outputs.get(feature.name, ())) == 3  # a block's, even where its stage gives several tensors
+        around = (stage.name for stage in stages if stage.whole or not tokens)
+        holder = next((name for name in around if feature.name.startswith(f"{name}.")), None)
         if holder is not None:
             yield Finding(f"name of {feature.level}", "a whole stage", f"{feature.name}, inside {holder}")
     numbers = [int(feature.level[1:]) for feature in _levels(features)]

@@ -12,7 +12,9 @@ __all__ = ["Module", "Survey", "level_number"]
 
 Shape = tuple[int, ...]
 Size = tuple[int, int]
-_PASSIVE = re.compile(r"Norm|Drop|Identity|QuantStub|Permute|Flatten|Transpose|Adaptive|Global|Upsample|Interpolate")
+_PASSIVE = re.compile(
+    r"Norm|Drop|Identity|QuantStub|Permute|Flatten|Transpose|Adaptive|Global|Upsample|Interpolate|Pad(ding)?(\dd)?$"
+)
 _ACTIVE = re.compile(r"Act\w*\d?d?$")
 _DEEPEST = 7
 _SLACK = 0.4
@@ -50,9 +52,10 @@ class Survey:
     """A raw forward pass of ``batch`` images of ``size``.
 
     ``outputs`` are the shapes of what modules gave, in the order in which they last finished, () where that is no
-    single tensor; ``inputs`` of what linear
-    layers and convolutions took. ``result`` is the shape of what the network itself returned, None where that is no
-    single tensor. ``classes`` is the number of classes that the library says the network has, None for none.
+    single tensor; ``inputs`` of what linear layers and convolutions took. ``result`` is the shape of what the
+    network itself returned, None where that is no single tensor. ``classes`` is the number of classes that the library
+    says the network has, None for none, and ``pooled`` the shape of what the library itself gives for the features
+    before its classifier, where it has a call for them.
     """
 
     size: Size
@@ -63,6 +66,7 @@ class Survey:
     result: Shape | None
     prefix: int = 0
     classes: int | None = None
+    pooled: Shape | None = None
 
     def level(self, name: str) -> int | None:
         """The k of the stride 2^k at which a module's output lies; None where that is no map or grid of tokens."""
@@ -74,11 +78,14 @@ class Survey:
 
     @property
     def pooled_widths(self) -> tuple[int, ...]:
-        """How wide a vector may be that the layers take which make the classes; none where no vector goes in.
+        """How wide the vector before the classes may be: as the library says, else what the layers that make them take.
 
-        They are linear layers, or convolutions of a single cell. Where there are several, each may have a vector of its
-        own (CrossViT, whose vectors lie side by side), or the last one's stands for all (DeiT with distillation).
+        There is none where no vector goes into these. They are linear layers, or convolutions of a single cell. Where
+        there are several, each may have a vector of its own (CrossViT, whose vectors lie side by side), or the last
+        one's stands for all (DeiT with distillation).
         """
+        if self.pooled is not None and len(self.pooled) == 2:
+            return self.pooled[1:]
         widths = [module.takes for module in self._classifiers() if module.takes is not None]
         return tuple({widths[-1], sum(widths)}) if widths else ()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,10 @@ _PREFIX = re.compile(r"(cls|dist|distillation)_token[\d._]*")
 
 
 class MindsporeOracle(Oracle):
-    """``output`` names what the network returns, and the suffix ``.input`` what goes into a cell."""
+    """``output`` names what the network returns, and the suffix ``.input`` what goes into a cell.
+
+    Where mindcv has a network that returns the levels of this one (HRNet), the names that it declares mean these.
+    """
 
     batch = 1
     how = "real"
@@ -53,6 +57,11 @@ class MindsporeOracle(Oracle):
             except Exception as error:
                 raise RawRefusal(explain(error)) from error
         return self._network
+
+    @functools.cached_property
+    def pyramid(self) -> Any:
+        """The network of mindcv that returns the levels of this one, with its weights; None where there is none."""
+        return None if hasattr(self.network, "feature_info") else _pyramid(self.model, self.network)
 
     @property
     def prefix_tokens(self) -> int:
@@ -92,9 +101,11 @@ class MindsporeOracle(Oracle):
     def declared(self) -> Sequence[Entry]:
         """The ``feature_info`` of mindcv, where each cell gives a map of the channels and stride that it says.
 
-        It declares the closing 1x1 convolution too, which by the specification is no level.
+        It declares the closing 1x1 convolution too, which by the specification is no level. A pyramid declares its own.
         """
         survey = self._survey
+        if survey is not None and self.pyramid is not None:
+            return self._declared_by_pyramid(survey.size)
         entries = [
             Entry((str(entry["name"]),), int(entry["reduction"]), int(entry["chs"]))
             for entry in getattr(self.network, "feature_info", ())
@@ -106,6 +117,18 @@ class MindsporeOracle(Oracle):
         before, last = entries[-2:]
         closing = last.channels in survey.pooled_widths and last.channels != before.channels
         return entries[:-1] if closing and last.reduction == before.reduction else entries
+
+    def _declared_by_pyramid(self, size: Size) -> Sequence[Entry]:
+        """The ``feature_info`` of the pyramid, each entry with the cell that gives it there, which the network has too.
+
+        A declared name of a cell is the cell's, whatever the pyramid means by it.
+        """
+        makers = _makers(self.pyramid, np.zeros((self.batch, 3, *size), dtype=np.float32))
+        cells = {name for name, _ in self.network.cells_and_names()}
+        return [
+            Entry((maker, *{str(entry["name"])} - cells), int(entry["reduction"]), int(entry["chs"]))
+            for entry, maker in zip(self.pyramid.feature_info, makers, strict=True)
+        ]
 
     def values(self, names: Sequence[str], images: np.ndarray[Any, Any]) -> Mapping[str, np.ndarray[Any, Any]]:
         return self._observe(images, names, lambda array: array.asnumpy().copy())
@@ -125,10 +148,13 @@ class MindsporeOracle(Oracle):
     def _observe(
         self, images: np.ndarray[Any, Any], names: Sequence[str], keep: Callable[[Any], T], other: T | None = None
     ) -> dict[str, T]:
-        """What ``keep`` makes of each named array, in the order in which they are made; ``other`` of all else."""
+        """What ``keep`` makes of each named array, in the order in which they are made; ``other`` of all else.
+
+        The levels of a pyramid come first, which makes them in a pass of its own.
+        """
         network = self.network
         cells = dict(network.cells_and_names())
-        found: dict[str, T] = {}
+        found = self._observe_levels(images, set(names) - cells.keys(), keep)
 
         def note(name: str, array: Any) -> None:
             found.pop(name, None)  # the last run of a cell counts, in its place
@@ -155,6 +181,64 @@ class MindsporeOracle(Oracle):
         if WHOLE in names and WHOLE not in cells:
             note(WHOLE, output)
         return found
+
+    def _observe_levels(
+        self, images: np.ndarray[Any, Any], names: Collection[str], keep: Callable[[Any], T]
+    ) -> dict[str, T]:
+        """What ``keep`` makes of each level of the pyramid that is named."""
+        declared = [str(entry["name"]) for entry in self.pyramid.feature_info] if self.pyramid is not None else []
+        if not set(declared) & set(names):
+            return {}
+        try:
+            levels = zip(declared, self.pyramid(mindspore.Tensor(images)), strict=True)
+            return {name: keep(array) for name, array in levels if name in names}
+        except Exception as error:
+            raise RawRefusal(explain(error)) from error
+
+
+def _pyramid(model: str, network: Any) -> Any:
+    """The class that mindcv's wrapper for ``features_only`` has for a model, with a network's own parameters."""
+    try:
+        wrapper = mindcv.create_model(model, features_only=True)
+    except Exception:  # noqa: BLE001  (mindcv's models that know no such option raise anything)
+        return None
+    if not getattr(wrapper, "is_rewritten", False):
+        return None
+    cells = dict(wrapper.net.cells_and_names())
+    for name, parameter in network.parameters_and_names():
+        holder, _, key = name.rpartition(".")
+        setattr(cells[holder], key, parameter)
+    return wrapper.net.set_train(False)
+
+
+def _makers(network: Any, images: np.ndarray[Any, Any]) -> list[str]:
+    """The outermost cell that gives each array which a network returns, with the run of it where that is not its last.
+
+    Such a run is no output that a hook on the cell is left with.
+    """
+    runs: list[tuple[str, Any]] = []
+    handles = [
+        cell.register_forward_hook(_hook(lambda *run: runs.append(run), name, takes_input=False))
+        for name, cell in network.cells_and_names()
+        if name
+    ]
+    try:
+        returned = network(mindspore.Tensor(images))
+    finally:
+        for handle in handles:
+            handle.remove()
+    makers = []
+    for array in returned:
+        position = max((place for place, (_, given) in enumerate(runs) if given is array), default=None)
+        makers.append("no cell" if position is None else _run_of(position, [name for name, _ in runs]))
+    return makers
+
+
+def _run_of(position: int, names: Sequence[str]) -> str:
+    """A cell's name, where it runs again followed by which of its runs this is."""
+    name = names[position]
+    run, last = names[: position + 1].count(name), names.count(name)
+    return name if run == last else f"{name} in run {run} of {last}"
 
 
 def _shape(array: Any) -> Shape:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import attrs
 import timm
 import torch
 from torch import nn
 
 from zoo.completeness import Entry
-from zoo.oracles.base import Shape
+from zoo.oracles.base import Shape, Size
 from zoo.oracles.modules import TorchOracle
+from zoo.survey import Survey
 
 __all__ = ["TimmOracle"]
 
@@ -20,6 +23,7 @@ FEATURES = "forward_features"
 POOLED = "forward_head(pre_logits=True)"
 LOGITS = "forward_head"
 INTERMEDIATE = re.compile(r"forward_intermediates\[(\d+)\]")
+CLASS_TOKEN = re.compile(r"cls_token(_?\d)?")
 
 
 class TimmOracle(TorchOracle):
@@ -32,6 +36,21 @@ class TimmOracle(TorchOracle):
     def build(self, device: str) -> nn.Module:
         network: nn.Module = timm.create_model(self.model, pretrained=False)
         return network
+
+    @property
+    def prefix_tokens(self) -> int:
+        """As the network counts them; else the class token, of which there may be one for each scale."""
+        counted = getattr(self.network(), "num_prefix_tokens", None)
+        if counted is not None:
+            return int(counted)
+        tokens = [held for name, held in self.network().named_parameters() if CLASS_TOKEN.fullmatch(name)]
+        return max((int(held.shape[1]) for held in tokens), default=0)
+
+    def survey(self, size: Size) -> Survey:
+        survey = super().survey(size)
+        if survey.classes is None:  # an encoder may have no head to ask
+            return survey
+        return attrs.evolve(survey, pooled=self.shapes((POOLED,), size).get(POOLED))
 
     def run(self, network: Any, images: torch.Tensor, names: frozenset[str]) -> Iterator[tuple[str, Any]]:
         asked = sorted(int(found[1]) for name in names if (found := INTERMEDIATE.fullmatch(name)))
@@ -52,7 +71,12 @@ class TimmOracle(TorchOracle):
         return int(self.network().num_classes) or None
 
     def declared(self) -> Sequence[Entry]:
-        entries = enumerate(getattr(self.network(), "feature_info", ()))
+        """``feature_info``; a network that hands on that of a part means the part's modules (Gemma's encoder)."""
+        network = self.network()
+        declared = getattr(network, "feature_info", ())
+        parts = (name for name, part in network.named_children() if getattr(part, "feature_info", None) is declared)
+        prefix = "".join(f"{name}." for name in itertools.islice(parts, 1))
         return [
-            Entry((entry["module"], f"forward_intermediates[{index}]"), entry["reduction"]) for index, entry in entries
+            Entry((prefix + entry["module"], f"forward_intermediates[{index}]"), entry["reduction"])
+            for index, entry in enumerate(declared)
         ]

@@ -12,7 +12,7 @@ from featreg_mindspore.libraries import nn
 from featreg_mindspore.steps import Shapes, as_steps
 from featreg_mindspore.trace import Event, Source, shape_of
 
-__all__ = ["INPUT", "Declared", "Place", "find", "total_stride"]
+__all__ = ["INPUT", "Declared", "Place", "find", "find_convolution", "total_stride"]
 
 INPUT = ".input"
 """The suffix of a tap on what goes into a cell, where no cell gives that array (a ViT's class token, sliced off)."""
@@ -33,7 +33,10 @@ class Declared:
 
 @dataclass(frozen=True)
 class Place:
-    """Something that can be asked for: its name, where it is, and whether tokens of patches are to become a map."""
+    """Something that can be asked for: its name, where it is, and what is made of it.
+
+    With ``as_map`` tokens of patches become a map, with ``as_vector`` a map of one position becomes a vector.
+    """
 
     name: str
     source: Source
@@ -41,6 +44,7 @@ class Place:
     index: int | None = None
     head: str | None = None
     as_map: bool = False
+    as_vector: bool = False
 
 
 def find(
@@ -50,7 +54,7 @@ def find(
 
     Levels are those declared; where nothing is, they follow from the core's rule (``specs/levels.md``).
     """
-    classifier = _classifier(events)
+    classifier = _classifier(events, shapes)
     width = _width(events, classifier)
     steps = as_steps(events, shapes, size, period, tokens_as_maps=True)
     plain = None if declared else _plain(as_steps(events, shapes, size, period, tokens_as_maps=False), size)
@@ -121,7 +125,7 @@ def _vectors(events: Sequence[Event], classifier: Event | None) -> list[Place]:
     if classifier is not None:
         maker = next(iter(_makers(events, classifier.inputs[0])), None)
         source = Source(classifier.name, takes_input=True) if maker is None else Source(maker)
-        places.append(Place(maker or classifier.name + INPUT, source, head="pooled"))
+        places.append(Place(maker or classifier.name + INPUT, source, head="pooled", as_vector=True))
     if len(shape_of(events[-1].output) or ()) == 2:
         maker = _makers(events, events[-1].output)[0]
         places.append(Place(maker, Source(maker), head="logits"))
@@ -130,16 +134,34 @@ def _vectors(events: Sequence[Event], classifier: Event | None) -> list[Place]:
 
 def _width(events: Sequence[Event], classifier: Event | None) -> int | None:
     """What the classifier takes; where it is a 1x1 convolution before the pooling (SqueezeNet), what that gives."""
+    if classifier is not None:
+        return int(classifier.cell.in_channels)
     result = shape_of(events[-1].output) or ()
-    taken = result if classifier is None else classifier.inputs[0].shape
-    return int(taken[-1]) if len(result) == 2 else None
+    return result[-1] if len(result) == 2 else None
 
 
-def _classifier(events: Sequence[Event]) -> Event | None:
-    """The dense layer that gives as many numbers per image as the network returns; none where several are averaged."""
-    result = shape_of(events[-1].output)
+def _classifier(events: Sequence[Event], shapes: Shapes) -> Event | None:
+    """The layer that gives as many numbers per image as the network returns; none where several are averaged."""
+    result = shape_of(events[-1].output) or ()
     found = [event for event in events if isinstance(event.cell, nn.Dense) and shape_of(event.output) == result]
-    return found[0] if len(found) == 1 and len(result or ()) == 2 else None
+    if found:
+        return found[0] if len(found) == 1 and len(result) == 2 else None
+    last = find_convolution(events)
+    return last if last is not None and _is_pooled(last, shapes) else None
+
+
+def find_convolution(events: Sequence[Event]) -> Event | None:
+    """The last layer of a network, where it is a convolution that gives the result as a map of one position (BiT)."""
+    last = [event for event in events if isinstance(event.cell, nn.Dense | nn.Conv2d)][-1:]
+    scores = (*(shape_of(events[-1].output) or ()), 1, 1)
+    found = [event for event in last if isinstance(event.cell, nn.Conv2d) and shape_of(event.output) == scores]
+    return found[0] if found else None
+
+
+def _is_pooled(event: Event, shapes: Shapes) -> bool:
+    """Whether a cell is given maps of one position, however large the image is."""
+    taken = [seen.get(Source(event.name, takes_input=True)) or () for seen in shapes.values()]
+    return all(shape[2:] == (1, 1) for shape in taken)
 
 
 def _makers(events: Sequence[Event], array: Any) -> list[str]:
@@ -164,7 +186,7 @@ def _closes_with_projection(entries: Sequence[Declared], events: Sequence[Event]
     """
     if classifier is None or len(entries) < 2 or entries[-1].reduction != entries[-2].reduction:
         return False
-    if entries[-1].channels != classifier.inputs[0].shape[-1]:
+    if entries[-1].channels != classifier.cell.in_channels:
         return False
     finished = {event.name: position for position, event in enumerate(events)}
     if not {entries[-1].name, entries[-2].name} <= set(finished):

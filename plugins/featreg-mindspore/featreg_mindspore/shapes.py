@@ -31,15 +31,15 @@ _ROUNDINGS: tuple[Rounding, ...] = ("ceil", "floor")
 _MAX_PREFIX = 8  # class, distillation and register tokens: no known network has more
 _MAX_UNEVEN_PREFIX = 2
 
-Form: TypeAlias = Literal["plain", "channels last", "patches"]
+Form: TypeAlias = Literal["plain", "channels last", "patches", "one position"]
 
 
 @dataclass(frozen=True)
 class Described:
     """An output's description, and how the network lays it out: what the extractor has to rearrange.
 
-    ``form`` is "channels last" for a map (N, H, W, C), and "patches" for a map whose positions the network holds as
-    tokens (N, L, C) behind ``prefix_tokens`` others.
+    ``form`` is "channels last" for a map (N, H, W, C), "patches" for a map whose positions the network holds as tokens
+    (N, L, C) behind ``prefix_tokens`` others, and "one position" for a vector that it holds as a map (N, D, 1, 1).
     """
 
     feature: FeatureInfo
@@ -57,9 +57,10 @@ def describe(
     index: int | None = None,
     head: str | None = None,
     as_map: bool = False,
+    as_vector: bool = False,
 ) -> Described:
     """Describe an output at ``size``, which is one of ``shapes``; tokens of patches as the map that they are a part of
-    where ``as_map``.
+    where ``as_map``, a map of one position as a vector where ``as_vector``.
 
     ``period`` is the R of the module's docstring: ``shapes`` must then hold the two rectangles. It is None for a
     network that takes one size alone.
@@ -71,6 +72,8 @@ def describe(
         raise _unsupported(name, shape)
     known = {at: other for at, other in shapes.items() if other is not None}
     keys: dict[str, Any] = {"level": level, "index": index, "head": head}
+    if as_vector and all(other[2:] == (1, 1) for other in known.values()):
+        return Described(FeatureInfo(name, shape[1], None, "vector", **keys), "one position")
     if len(shape) == 2:
         return Described(FeatureInfo(name, shape[1], None, "vector", **keys))
     if len(shape) == 3:

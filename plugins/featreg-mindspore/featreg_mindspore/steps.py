@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ __all__ = ["Shapes", "as_steps"]
 
 Shapes = Mapping[Size, Mapping[Source, Shape | None]]
 
-_PASSIVE_NAMES = ("Norm", "Drop", "Identity", "Permute", "Flatten")
-"""Parts of the names of classes, MindSpore's and mindcv's, that normalise or rearrange and compute no features."""
+_PASSIVE = re.compile(r"Norm|Drop|Identity|Permute|Flatten|Pad(ding)?(\dd)?$")
+"""Names of classes, MindSpore's and mindcv's, that normalise, rearrange or pad and compute no features."""
 
 
 def as_steps(
@@ -62,6 +63,7 @@ def _as_map(name: str, shapes: Mapping[Size, Shape | None], size: Size, period: 
 
 
 def _is_passive(cell: Any) -> bool:
-    """Whether a cell alone is no end of a level: norms without an activation of their own, dropout, layout."""
-    named = any(part in type(cell).__name__ for part in _PASSIVE_NAMES)
-    return named and all(_is_passive(part) for part in cell.cells())
+    """Whether a cell alone is no end of a level: norms without an activation of their own, dropout, layout, padding."""
+    if isinstance(cell, nn.Conv2d | nn.Dense) or not _PASSIVE.search(type(cell).__name__):
+        return False
+    return all(_is_passive(part) for part in cell.cells())

@@ -11,11 +11,14 @@ from typing import Any
 import attrs
 
 from featreg.plugin import FeatureInfo, InputRule, NodeInfo, Size, errors
-from featreg_mindspore.layout import Place, total_stride
+from featreg_mindspore.layout import Place, find_convolution, total_stride
 from featreg_mindspore.shapes import Described, Shape, describe
 from featreg_mindspore.trace import Event, Source, observe
 
 __all__ = ["Prober", "Survey", "survey"]
+
+_ROOMY = 4
+"""Positions a side of the deepest grid that show whether branches fit together: a single one is added to any grid."""
 
 Prober = Callable[[Size], list[Event]]
 """Runs a network on black images of a size: see :func:`featreg_mindspore.trace.trace`."""
@@ -57,7 +60,7 @@ class Survey:
         shapes = {at: seen.get(place.source) for at, seen in self.shapes.items()}
         keys: dict[str, Any] = {"level": place.level, "index": place.index, "head": place.head}
         at = size if size in shapes else self.size
-        found = describe(place.name, shapes, at, self.period, as_map=place.as_map, **keys)
+        found = describe(place.name, shapes, at, self.period, as_map=place.as_map, as_vector=place.as_vector, **keys)
         first = self.class_token and found.feature.prefix_tokens > 0
         return replace(found, feature=attrs.evolve(found.feature, class_token=first))
 
@@ -96,6 +99,8 @@ def survey(size: Size, events: Sequence[Event], probe: Prober) -> Survey:
     result = Survey(size, InputRule(fixed=size), None, types, calls)
     result.add(size, events)
     _find_rule(result, total_stride(events, size), probe)
+    if result.period is not None and find_convolution(events) is not None:
+        _try(probe, result, (2 * size[0], 2 * size[1]))  # a pooling window of one size then leaves more positions
     return result
 
 
@@ -114,7 +119,10 @@ def _find_rule(result: Survey, period: int, probe: Prober) -> None:
         result.shapes = {result.size: result.shapes[result.size]}
         return
     steps = [2**power for power in range(period.bit_length()) if 2**power < period]
-    multiple = next((step for step in steps if _try(probe, result, (base + step, base + period - step))), period)
+    sides = dict.fromkeys([base, max(base, _ROOMY * period)])
+    multiple = next(
+        (step for step in steps if all(_try(probe, result, (at + step, at + period - step)) for at in sides)), period
+    )
     least = _least(probe, result, multiple, base)
     result.period = period
     result.rule = InputRule(multiple_of=multiple, minimum=(least, least))

@@ -70,6 +70,8 @@ def arrange(tap: Tap, array: Any, size: Size) -> Any:
     values = array.asnumpy()
     if tap.form == "channels last":
         values = np.moveaxis(values, 3, 1)
+    elif tap.form == "one position":
+        values = values[:, :, 0, 0]
     elif tap.form == "patches":
         positions = np.moveaxis(values[:, tap.prefix_tokens :], 2, 1)
         values = positions.reshape(*positions.shape[:2], *tap.feature.grid(*size))

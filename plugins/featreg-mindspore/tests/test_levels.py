@@ -114,6 +114,15 @@ def test_hrnet_takes_its_levels_from_the_class_that_mindcv_rewrites_it_in(backen
     assert info.resolve("features").channels == 2048
 
 
+def test_bit_pads_before_its_pooling_and_classifies_by_a_convolution(backend: MindsporeBackend) -> None:
+    """Cells of ``mindcv/models/bit.py``: ``pad`` gives 114x114, ``pool`` what ``classifier`` takes, (N, 2048, 1, 1)."""
+    info = backend.info("BiT_resnet50")
+    found = {feature.level: feature.name for feature in info.features if feature.level}
+    assert found == {"C1": "conv1", "C2": "layer1", "C3": "layer2", "C4": "layer3", "C5": "relu"}
+    assert info.resolve("C1").shape(1, 224, 224) == (1, 64, 112, 112)
+    assert (info.resolve("pooled").kind, info.resolve("pooled").shape(3, 193, 257)) == ("vector", (3, 2048))
+
+
 def test_a_network_that_resizes_its_images_takes_one_size(backend: MindsporeBackend) -> None:
     """Raw crossvit runs on images of any size: it resizes them first and says nothing."""
     info = backend.info("crossvit_9")

@@ -70,6 +70,27 @@ class Rewritten(nn.Cell):
         return [first, second + second]
 
 
+class Convolved(nn.Cell):
+    """Pads in cells of their own, gates its channels, and classifies the pooled map by a 1x1 convolution (as BiT does).
+
+    The gate squeezes to as many channels as there are classes.
+    """
+
+    def __init__(self, pool: bool = True) -> None:
+        super().__init__()
+        self.stem, self.pad = nn.Conv2d(3, 8, 3, stride=2), nn.ConstantPad2d(1, 0.0)
+        self.max_pool = nn.MaxPool2d(3, 2, pad_mode="valid")
+        self.layer = nn.SequentialCell(nn.Pad(((0, 0), (0, 0), (1, 1), (1, 1))), nn.Conv2d(8, 16, 3, 2, "valid"))
+        self.squeeze, self.excite = nn.Conv2d(16, 5, 1), nn.Conv2d(5, 16, 1)
+        self.pool = nn.AdaptiveAvgPool2d(1) if pool else nn.AvgPool2d(4, 4)
+        self.classifier = nn.Conv2d(16, 5, 1, has_bias=True)
+
+    def construct(self, x: Any) -> Any:
+        x = self.layer(self.max_pool(self.pad(self.stem(x))))
+        x = x * self.excite(self.squeeze(x.mean((2, 3), keep_dims=True))).sigmoid()
+        return self.classifier(self.pool(x)).mean((2, 3))
+
+
 def entry(channels: int, reduction: int, name: str) -> dict[str, Any]:
     return {"chs": channels, "reduction": reduction, "name": name}
 
@@ -114,6 +135,38 @@ def test_levels_heads_and_names_of_a_cell_are_inferred() -> None:
         np.testing.assert_array_equal(features[layer], expected[cell], err_msg=layer)
     np.testing.assert_array_equal(features["layer2.conv"], expected["layer2.conv"])
     assert features["pooled"].shape == (2, 16)
+
+
+def test_a_convolution_of_one_position_takes_the_pooled_vector() -> None:
+    network = Convolved()
+    with featreg.from_module(network, ["pooled", "pool"], input_size=SIZE) as extractor:
+        assert extractor.output_shapes((3, 3, 45, 70)) == {"pooled": (3, 16), "pool": (3, 16, 1, 1)}
+        features = extractor(IMAGES)
+    expected = by_hand(network.set_train(False), ["pool"])["pool"]
+    np.testing.assert_array_equal(features["pool"], expected)
+    np.testing.assert_array_equal(features["pooled"], expected[:, :, 0, 0])
+
+
+def test_a_convolution_of_one_position_at_some_sizes_only_takes_no_vector() -> None:
+    """A window of 4x4 leaves one position of an image of 32 to 63 pixels, and four of one of 64."""
+    info = featreg.from_module(Convolved(pool=False), "C1", input_size=(32, 32)).info
+    assert [feature.head for feature in info.features if feature.kind == "vector"] == ["logits"]
+
+
+def test_padding_ends_no_level() -> None:
+    """Alone or last, it computes nothing; with a layer behind it, it is a part of that layer's container."""
+    info = featreg.from_module(Convolved(), "C1", input_size=SIZE).info
+    found = {feature.level: (feature.name, feature.shape(1, *SIZE)[2:]) for feature in info.features if feature.level}
+    assert found == {"C1": ("stem", (32, 32)), "C2": ("max_pool", (16, 16)), "C3": ("layer", (8, 8))}
+
+
+def test_a_layer_is_a_layer_whatever_it_is_called() -> None:
+    class ConvPad(nn.Conv2d):
+        """A convolution, named after how it pads."""
+
+    network = nn.SequentialCell(ConvPad(3, 8, 3, 2), Layer(8, 12))
+    info = featreg.from_module(network, "C1", input_size=SIZE).info
+    assert {feature.level: feature.name for feature in info.features if feature.level} == {"C1": "0", "C2": "1"}
 
 
 def test_the_cell_keeps_its_parameters_its_mode_and_its_statistics() -> None:
@@ -177,6 +230,24 @@ def test_a_wrong_declaration_names_the_entry(wrong: dict[str, Any], expected: st
         featreg.from_module(Net([entry(8, 2, "layer1"), wrong]), "C1", input_size=SIZE)
     assert expected in caught.value.expected
     assert got in caught.value.got
+
+
+class Uneven(nn.Cell):
+    """Two branches round their halves differently: they add up for whole halves, and where one has one position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 4, 4, "valid"), nn.Conv2d(8, 8, 3, 2)
+        self.pool = nn.AvgPool2d(2, 2)
+
+    def construct(self, x: Any) -> Any:
+        x = self.stem(x)
+        return self.conv(x) + self.pool(x)
+
+
+def test_a_single_position_that_is_added_to_any_grid_hides_no_multiple() -> None:
+    rule = featreg.from_module(Uneven(), "C3", input_size=SIZE).info.input_rule
+    assert (rule.multiple_of, rule.minimum) == (8, (8, 8))
 
 
 def test_a_cell_that_does_not_run_is_an_input_error() -> None:

@@ -65,6 +65,17 @@ def test_a_globally_pooled_map_promises_no_growth() -> None:
     assert feature.shape(3, *SIZE) == (3, 8, 1, 1)
 
 
+def test_a_map_of_one_position_is_a_vector_where_that_is_asked_for() -> None:
+    described = describe("pool", dict.fromkeys(PROBES, (1, 8, 1, 1)), SIZE, PERIOD, as_vector=True)
+    assert described.form == "one position"
+    assert (described.feature.kind, described.feature.shape(3, *SIZE)) == ("vector", (3, 8))
+
+
+def test_a_map_that_grows_is_no_vector() -> None:
+    shapes = {at: (1, 8, at[0] // 224 or 1, 1) for at in (SIZE, (448, 448))}
+    assert describe("pool", shapes, SIZE, 224, as_vector=True).feature.kind == "map"
+
+
 @pytest.mark.parametrize(("prefix", "stride"), [(0, 32), (1, 16), (2, 16), (5, 14)])
 def test_tokens_of_a_network_of_one_size(prefix: int, stride: int) -> None:
     tokens = (224 // stride) ** 2 + prefix

@@ -20,10 +20,9 @@ from torch import nn
 from featreg.plugin import Preprocess, Size, errors
 from featreg_timm import CAPABILITIES
 from featreg_timm.hubs import HUBS, hub_cache, read_config
-from featreg_timm.sources import find_outlets, native_names, tap
+from featreg_timm.sources import begins_with_class, count_prefix_tokens, find_outlets, native_names, tap
 from featreg_torch.backend import TorchBackend, Variant
 from featreg_torch.blueprint import Plan
-from featreg_torch.declared import has_class_token
 from featreg_torch.shapes import build_on_meta
 
 __all__ = ["TimmBackend"]
@@ -86,9 +85,8 @@ class TimmBackend(TorchBackend):
             undilated = find_outlets(build_on_meta(lambda: self.build(whole)), self.native_size(whole))
             levels = {outlet.index: outlet.level for outlet in undilated if outlet.index is not None and outlet.level}
         outlets = find_outlets(network, self.native_size(variant), levels)
-        prefix_tokens = getattr(network, "num_prefix_tokens", getattr(network, "num_tokens", 0))  # PiT's name for it
-        assert isinstance(prefix_tokens, int)
-        return Plan(outlets, native_names(network, outlets), tap, prefix_tokens, class_token=has_class_token(network))
+        names, prefix_tokens = native_names(network, outlets), count_prefix_tokens(network)
+        return Plan(outlets, names, tap, prefix_tokens, class_token=begins_with_class(network))
 
     def preprocess(self, variant: Variant) -> Preprocess:
         config = resolve_data_config({}, pretrained_cfg=_config(variant))

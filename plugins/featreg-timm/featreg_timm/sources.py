@@ -1,12 +1,15 @@
 """Where features leave timm's networks besides their modules: the steps of a forward pass, and timm's own maps.
 
 timm names a module for each feature level. Where that module gives a list or tokens in an order of its own, or does not
-run, the map is the one that the network's ``forward_intermediates`` makes of it.
+run, the map is the one that the network's ``forward_intermediates`` makes of it. The final map is what
+``forward_features`` gives, and the last level's where that is no map: class tokens alone, or several tensors.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,16 +18,18 @@ import torch
 from torch import nn
 
 from featreg.plugin import Size, errors
-from featreg_torch.declared import declared_levels, declared_outlets
+from featreg_torch.declared import declared_levels, declared_outlets, has_class_token
 from featreg_torch.shapes import Shape, probe
 from featreg_torch.taps import Glance, HookTaps, Outlet
 
-__all__ = ["find_outlets", "native_names", "tap"]
+__all__ = ["begins_with_class", "count_prefix_tokens", "find_outlets", "native_names", "tap"]
 
 FEATURES = "forward_features"
 POOLED = "forward_head(pre_logits=True)"
 LOGITS = "forward_head"
 _INTERMEDIATES = "forward_intermediates"
+_CLASS_TOKEN_OF_SCALE = re.compile(r"cls_token_?\d")
+"""The name of the class token's parameter where each scale has its own, as in CoaT and CrossViT."""
 
 
 def find_outlets(network: nn.Module, native: Size, levels: Mapping[int, str] | None = None) -> list[Outlet]:
@@ -37,13 +42,32 @@ def find_outlets(network: nn.Module, native: Size, levels: Mapping[int, str] | N
     strides = {
         outlet.index: stride
         for outlet in outlets
-        if outlet.index is not None and (stride := _stride(outlet, shapes[outlet.source], native)) is not None
+        if outlet.index is not None and (stride := _stride(outlet, shapes[outlet.source], native, network)) is not None
     }
     found = declared_levels(network, strides) if levels is None else levels
     levelled = [
-        outlet if outlet.index is None else attrs.evolve(outlet, level=found.get(outlet.index)) for outlet in outlets
+        outlet
+        if outlet.index is None
+        else attrs.evolve(outlet, level=found.get(outlet.index), reduction=strides.get(outlet.index, outlet.reduction))
+        for outlet in outlets
     ]
-    return [*levelled, *_heads(network, native)]
+    return [*_with_final(levelled, shapes, native, count_prefix_tokens(network)), *_heads(network, native)]
+
+
+def count_prefix_tokens(network: nn.Module) -> int:
+    """How many tokens stand before the patches: as timm says or PiT, else one class token where there is one."""
+    for name in ("num_prefix_tokens", "num_tokens"):
+        count = getattr(network, name, None)
+        if isinstance(count, int):
+            return count
+    return int(begins_with_class(network))
+
+
+def begins_with_class(network: nn.Module) -> bool:
+    """Whether the first prefix token, if there is any, is a class token."""
+    return has_class_token(network) or any(
+        _CLASS_TOKEN_OF_SCALE.fullmatch(name) for name, _ in network.named_parameters(recurse=False)
+    )
 
 
 def native_names(network: nn.Module, outlets: Sequence[Outlet]) -> list[str]:
@@ -73,11 +97,44 @@ def _laid_out(outlet: Outlet, shape: Shape | None, network: nn.Module) -> Outlet
     return attrs.evolve(outlet, stored="nhwc" if getattr(network, "output_fmt", "NCHW") == "NHWC" else "nchw")
 
 
-def _stride(outlet: Outlet, shape: Shape | None, native: Size) -> int | None:
-    """The stride of a map, which some networks declare wrongly."""
+def _with_final(
+    outlets: Sequence[Outlet], shapes: Mapping[str, Shape | None], native: Size, prefix_tokens: int
+) -> list[Outlet]:
+    """The outlets with the head ``features``, and ``tokens`` where ``forward_features`` gives a sequence of them.
+
+    Such a sequence lies on the grid of the last level. Where there is neither it nor a map, the last level is final.
+    """
+    final = next(outlet for outlet in outlets if outlet.head == "features")
+    last = next((outlet for outlet in reversed(outlets) if outlet.level is not None), None)
+    shape = shapes[final.source]
+    if last is None or final.reduction is not None or _grid(final, shape) is not None:
+        return list(outlets)
+    indexed = [outlet for outlet in outlets if outlet.head is None]
+    grid = _grid(last, shapes[last.source])
+    before = None if grid is None or shape is None or len(shape) != 3 else shape[1] - math.prod(grid)
+    if before is None or before not in (0, prefix_tokens):
+        return [attrs.evolve(outlet, head="features") if outlet is last else outlet for outlet in indexed]
+    stride = last.reduction
+    final = attrs.evolve(final, reduction=stride, prefix_tokens=before)
+    return [*indexed, final, attrs.evolve(final, head="tokens", kind="tokens")]
+
+
+def _stride(outlet: Outlet, shape: Shape | None, native: Size, network: nn.Module) -> int | None:
+    """The stride of a map: as it is declared where that gives this grid, which it does not in some networks."""
+    grid = _grid(outlet, shape)
+    if grid is None or outlet.index is None:
+        return None
+    entries: Any = network.feature_info
+    declared: int = entries[outlet.index]["reduction"]
+    fits = grid == (-(-native[0] // declared), -(-native[1] // declared))
+    return declared if fits else max(1, round(native[0] / grid[0]))
+
+
+def _grid(outlet: Outlet, shape: Shape | None) -> Size | None:
+    """The rows and columns of a map; None where that is none."""
     if shape is None or len(shape) != 4:
         return None
-    return max(1, round(native[0] / (shape[2] if shape[1] == outlet.channels else shape[1])))
+    return (shape[2], shape[3]) if shape[1] == outlet.channels else (shape[1], shape[2])
 
 
 def _heads(network: nn.Module, native: Size) -> list[Outlet]:

@@ -110,3 +110,81 @@ def test_a_map_of_as_many_channels_as_rows_and_columns_keeps_its_level():
     assert info.input_rule.fixed == (256, 256)
     assert info.resolve("C2").name == "stages.0"
     assert info.resolve("C2").shape(1, 256, 256) == (1, 64, 64, 64)
+
+
+# what forward_features gives: CoaT's class token and patches, patches alone, TNT's (whose parameters count the prefix)
+SEQUENCES = {"coat_lite_tiny": 1, "gmlp_ti16_224": 0, "efficientformer_l1": 0, "tnt_s_legacy_patch16_224": 1}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_tokens_are_the_sequence_of_forward_features_and_features_its_map(name, tmp_path):
+    prefix, network = SEQUENCES[name], build(name)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    with featreg.create_extractor(f"timm:{name}", ["features", "tokens"], weights=str(tmp_path / "w.pth")) as extractor:
+        heads = {head: extractor.info.resolve(head) for head in ("features", "tokens")}
+        images = images_for(extractor.info.input_size)
+        features = extractor(images)
+    with torch.no_grad():
+        sequence = network.forward_features(torch.from_numpy(images))
+        (last,) = network.forward_intermediates(torch.from_numpy(images), [-1], norm=True, intermediates_only=True)
+    assert np.array_equal(features["tokens"], sequence.numpy())
+    assert np.array_equal(features["features"], last.numpy()), "timm's own order of the patches"
+    assert (heads["tokens"].prefix_tokens, heads["tokens"].class_token) == (prefix, prefix > 0)
+    assert {head: info.shape(1, *images.shape[2:]) for head, info in heads.items()} == {
+        "tokens": tuple(sequence.shape),
+        "features": tuple(last.shape),
+    }
+
+
+# the class tokens alone; vectors of states beside the map; the tokens of several scales
+LAST_LEVELS = {"pit_ti_224": "C5", "efficientvim_m1": "C6", "coat_tiny": "C5"}
+
+
+@pytest.mark.parametrize("name", LAST_LEVELS)
+def test_the_last_level_is_the_final_map_where_forward_features_gives_none(name, tmp_path):
+    network = build(name)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    layers = [LAST_LEVELS[name], "features", "pooled"]
+    with featreg.create_extractor(f"timm:{name}", layers, weights=str(tmp_path / "w.pth")) as extractor:
+        declared = [info.level for info in extractor.info.features if info.level]
+        heads = [info.head for info in extractor.info.features if info.head]
+        images = images_for(extractor.info.input_size)
+        features = extractor(images)
+    with torch.no_grad():
+        *_, last = network.forward_intermediates(torch.from_numpy(images), intermediates_only=True)
+        pooled = network.forward_head(network.forward_features(torch.from_numpy(images)), pre_logits=True)
+    assert declared[-1] == LAST_LEVELS[name]
+    assert heads == ["features", "pooled", "logits"]
+    assert np.array_equal(features["features"], last.numpy())
+    assert np.array_equal(features[LAST_LEVELS[name]], last.numpy())
+    assert np.array_equal(features["pooled"], pooled.numpy())
+
+
+def test_registers_before_a_final_sequence_are_counted():
+    tokens = featreg.describe("timm:naflexvit_base_patch16_gap").resolve("tokens")
+    with torch.device("meta"):
+        network = timm.create_model("naflexvit_base_patch16_gap").eval()
+        sequence = network.forward_features(torch.empty(1, 3, 384, 384))
+    assert network.embeds.cls_token is None
+    assert (tokens.prefix_tokens, tokens.class_token) == (network.embeds.reg_token.shape[1], False)
+    assert tokens.shape(1, 384, 384) == tuple(sequence.shape)
+
+
+def test_the_class_token_of_a_network_with_one_for_each_scale_is_found():
+    with featreg.create_extractor("timm:coat_lite_tiny", ["tokens"], pool="cls") as extractor:
+        images = images_for((224, 224))
+        features = extractor(images)
+        network = timm.create_model("coat_lite_tiny").eval()
+        network.load_state_dict(extractor.module.network.state_dict(), strict=False)
+    with torch.no_grad():
+        assert np.array_equal(features["tokens"], network.forward_features(torch.from_numpy(images))[:, 0].numpy())
+
+
+def test_a_grid_that_the_declared_stride_gives_has_that_stride():
+    """LeViT has 4x4 cells at 224, which 56 and 64 pixels give alike; timm says 64."""
+    info = featreg.describe("timm:levit_128s")
+    with torch.device("meta"):
+        declared = timm.create_model("levit_128s").feature_info
+    assert [info.resolve(level).reduction for level in ("C4", "C5", "C6")] == [one["reduction"] for one in declared]
+    assert info.resolve("features").reduction == declared[-1]["reduction"]
+    assert info.resolve("C6").shape(1, 224, 224) == (1, 384, 4, 4)

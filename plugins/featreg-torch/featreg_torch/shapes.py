@@ -157,7 +157,7 @@ def _read_map(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> tup
         raise errors.CapabilityError(
             f"the channels of {outlet.source!r} follow the image's size", f"{channels} at every size", str(shapes)
         )
-    return _with_grid(_info(outlet, channels, _stride(native, grids), "map"), grids), stored
+    return _with_grid(_info(outlet, channels, _stride(native, grids, outlet.reduction), "map"), grids), stored
 
 
 def _check_grid(outlet: Outlet, shapes: Mapping[Size, Shape], grids: Mapping[Size, Size]) -> None:
@@ -240,10 +240,11 @@ def _info(
     )
 
 
-def _stride(native: Size, grids: Mapping[Size, Size]) -> int:
+def _stride(native: Size, grids: Mapping[Size, Size], declared: int | None = None) -> int:
     """The stride in pixels: by how much the image must grow for one more cell, else how many pixels a cell covers.
 
-    Where cells do not fill the image that is the nearest power of two: 128 for the 7 cells of a pyramid's P7 at 800.
+    At one size alone the stride that is ``declared`` counts where it gives these cells: 64 for LeViT's 4 cells at 224.
+    Where cells do not fill the image it is the nearest power of two: 128 for the 7 cells of a pyramid's P7 at 800.
     """
     aligned = _aligned(grids)
     if aligned is not None:
@@ -252,6 +253,8 @@ def _stride(native: Size, grids: Mapping[Size, Size]) -> int:
         cells = grids[first][1] - grids[first][0]  # for one period more
         if cells > 0 and period % cells == 0 and grids[second][0] - grids[first][0] == 2 * cells:
             return period // cells
+    if declared and grids[native] == (-(-native[0] // declared), -(-native[1] // declared)):
+        return declared
     pixels = native[0] / grids[native][0]
     return max(1, round(pixels if native[0] % grids[native][0] == 0 else 2 ** round(math.log2(pixels))))
 
