@@ -287,7 +287,15 @@ def _encoder(units: Sequence[_Unit], opaque: set[str]) -> list[_Unit]:
     first = next((position for position, unit in enumerate(units) if unit.stride == deepest), 0)
     last = list(itertools.takewhile(lambda unit: unit.stride == deepest, units[first:]))
     deep = [unit.step for unit in units[first:] if unit.stride == deepest]
-    beside = {name for step in deep if _is_part(step, opaque) for name in _around(step.name) & opaque}
+    parts = [unit for unit in units if _is_part(unit.step, opaque)]
+    strides = {name: {unit.stride for unit in parts if name in _around(unit.step.name)} for name in opaque}
+    beside = {
+        name
+        for step in deep
+        if _is_part(step, opaque)
+        for name in _around(step.name) & opaque
+        if len(strides[name]) > 1
+    }
     later = units[first + len(last) :]
     return [*units[:first], *last, *(unit for unit in later if _is_part(unit.step, beside))]
 

@@ -330,3 +330,14 @@ def test_networks_with_tokens_that_are_no_plain_transformers():
     mobilevit = chain(conv("stem", 8), below("mv", vit(prefix=0)))
     assert find_transformer(chain(mobilevit, conv("mv.project", 16), block("last", 32, 16)), size) is None
     assert find_transformer(vit()[1:], size) is None
+
+
+def test_blocks_of_one_resolution_each_that_give_several_tensors_take_no_level_away():
+    """CoaT's parallel blocks, which follow the last stage, hold a map at the deepest stride alone."""
+    stages = chain(conv("embed1", 4), block("stage1", 4), conv("embed2", 8), block("stage2", 8))
+    attention = [
+        [Step(f"att{stride}.q", stride, learned=True, tokens=(9, 8)), Step(f"att{stride}", stride, tokens=(9, 8))]
+        for stride in (4, 8)
+    ]
+    parallel = without_map("parallel", [*below("parallel", *attention, leaf("resize", 8)), Step("parallel")])
+    assert named([*stages, *parallel]) == {"C2": "stage1", "C3": "stage2"}
