@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from zoo.survey import Survey
+from zoo.survey import Survey, level_number
 
 __all__ = ["Stage", "find_stages"]
 
@@ -104,8 +104,14 @@ class _Tree:
         """Whether a module is more than one stage: it gives no map, or halves more than once, or for the next stage."""
         deepest = self._deepest(name)
         if own is None:
-            return deepest is not None
+            return deepest is not None and not self._gives_few_cells(name)
         return deepest is not None and own > before and (own > before + 1 or self._halves_last(name, own))
+
+    def _gives_few_cells(self, name: str) -> bool:
+        """Whether a module gives a map too small to tell its stride, as SSD's extra stages do."""
+        survey = self._survey
+        shape = survey.outputs.get(name, ())
+        return len(shape) == 4 and level_number(shape, survey.size, survey.batch, survey.prefix) is not None
 
     def _halves_last(self, name: str, own: int) -> bool:
         """Whether blocks that keep the stride come first in a stage, and only its last child halves it."""

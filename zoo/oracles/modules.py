@@ -58,7 +58,8 @@ class TorchOracle(Oracle):
         except Exception as error:
             if device != "meta":
                 raise RawRefusal(explain(error)) from error
-        return copy.deepcopy(self._networks.get("cpu") or self._built("cpu").eval()).to("meta")
+        kept = self._networks.get("cpu")
+        return (self._built("cpu").eval() if kept is None else copy.deepcopy(kept)).to("meta")
 
     @property
     def prefix_tokens(self) -> int:

@@ -13,7 +13,7 @@ import attrs
 import torch
 import torchvision
 from torch import fx, nn
-from torchvision.models import get_model, get_model_builder, list_models
+from torchvision.models import GoogLeNet, Inception3, get_model, get_model_builder, list_models
 from torchvision.models.feature_extraction import NodePathTracer
 
 from zoo.oracles.base import RawRefusal, explain
@@ -42,6 +42,7 @@ class TorchvisionOracle(TorchOracle):
     def __init__(self, model: str) -> None:
         super().__init__(model)
         self._graphs: dict[str, _Graph] | None = None
+        self.exact_values = self.package != "detection"  # whose published BatchNorm is frozen, and rounds otherwise
 
     @staticmethod
     def models() -> Sequence[str]:
@@ -53,6 +54,8 @@ class TorchvisionOracle(TorchOracle):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network: nn.Module = get_model(self.model, weights=None, **options)
+        if isinstance(network, GoogLeNet | Inception3):
+            network.transform_input = True  # as torchvision builds them for published weights
         return network
 
     @property
