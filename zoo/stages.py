@@ -77,8 +77,8 @@ class _Tree:
         return Stage(blocks[-1], number) if number is not None and not deeper else None
 
     def _is_within_several(self, name: str) -> bool:
-        """Whether a module around this one gives something else than a single tensor."""
-        ends = (position for position, letter in enumerate(name) if letter == ".")
+        """Whether a module around this one, in the encoder, gives something else than a single tensor."""
+        ends = (position for position, letter in enumerate(name) if letter == "." and position >= len(self._root))
         return any(self._survey.outputs.get(name[:end]) == () for end in ends)
 
     def _is_uniform(self, group: Sequence[str]) -> bool:
