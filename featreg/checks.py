@@ -11,6 +11,7 @@ from featreg.arrays import Array, to_numpy
 from featreg.errors import BackendError, CapabilityError, InputError, LayerError
 from featreg.pooling import check_pool
 from featreg.spec import HEADS, LEVELS, ExtractionRequest, FeatureInfo, InputRule, ModelInfo, Size
+from featreg.synthetic import synthetic_seed
 
 __all__ = [
     "as_numpy_batch",
@@ -30,11 +31,13 @@ RANKS = {"map": 4, "tokens": 3, "vector": 2}
 
 def check_capabilities(request: ExtractionRequest, capabilities: Sequence[str], owner: str) -> None:
     """Raise CapabilityError for whatever is asked beyond the minimum and not declared."""
+    seed = synthetic_seed(request.weights)
     wanted = {
         "grad": request.grad,
         "native_array": request.array == "native",
         "output_stride": request.output_stride is not None,
-        "weights": request.weights is not None,
+        "weights": request.weights is not None and seed is None,
+        "synthetic_weights": seed is not None,
         request.dtype: request.dtype != "float32",
         "cuda": request.device.startswith("cuda"),
     }
@@ -59,7 +62,7 @@ def check_features(request: ExtractionRequest, features: Sequence[FeatureInfo]) 
         raise broken_contract(request.model, f"{len(request.layers)} features", str(len(features)))
     for layer, info in zip(request.layers, features, strict=True):
         other = (layer in LEVELS and info.level != layer) or (layer in HEADS and info.head != layer)
-        if other:
+        if other and info.name != layer:  # a native name may read as a level or head that the model does not have
             raise broken_contract(request.model, f"the description of {layer!r}", repr(info))
         if layer in request.pools:
             check_pool(info, request.pools[layer])

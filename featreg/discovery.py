@@ -13,11 +13,12 @@ import attrs
 import pluggy
 
 from featreg import hookspecs
+from featreg.case import Case
 from featreg.errors import FeatregError, PluginHookError, PluginImportError
 from featreg.hookspecs import PROJECT, BackendSpec
 from featreg.plugin import Backend
 
-__all__ = ["Plugin", "create_backend", "find_plugins", "load_spec"]
+__all__ = ["Plugin", "create_backend", "find_plugins", "load_cases", "load_spec"]
 
 
 @attrs.frozen
@@ -45,7 +46,7 @@ def load_spec(plugin: Plugin) -> BackendSpec:
     module = _import_plugin(plugin)
     remedy = f"report it to the authors of {plugin.distribution or plugin.target}, or set FEATREG_DISABLE={plugin.name}"
     try:
-        specs = _call_hook(module, plugin.target)
+        specs = _call_hook(module, plugin.target, "featreg_backends")
     except (Exception, SystemExit) as error:
         raise PluginHookError(
             f"the hooks of {plugin.target!r} (backend {plugin.name!r}, {plugin.owner}) do not work",
@@ -61,6 +62,34 @@ def load_spec(plugin: Plugin) -> BackendSpec:
         f"featreg_backends() yields a BackendSpec named {plugin.name!r}, as its entry point is",
         ", ".join(repr(getattr(spec, "name", spec)) for spec in specs) or "nothing",
         remedy=remedy,
+    )
+
+
+def load_cases(plugin: Plugin) -> tuple[Case, ...]:
+    """The author's own cases for the conformance kit, none where he gives none; raises as :func:`load_spec`.
+
+    Cases of one name, and what is no Case, are a PluginHookError.
+    """
+    module = _import_plugin(plugin)
+    try:
+        cases = _call_hook(module, plugin.target, "featreg_conformance_cases", backend=plugin.name)
+    except (Exception, SystemExit) as error:
+        raise _bad_cases(plugin, f"{type(error).__name__}: {error}") from error
+    others = [repr(case) for case in cases if not isinstance(case, Case)]
+    if others:
+        raise _bad_cases(plugin, ", ".join(others))
+    names = [case.name for case in cases]
+    if len(names) != len(set(names)):
+        raise _bad_cases(plugin, f"cases named {', '.join(names)}")
+    return tuple(cases)
+
+
+def _bad_cases(plugin: Plugin, got: str) -> PluginHookError:
+    return PluginHookError(
+        f"the conformance cases of {plugin.target!r} (backend {plugin.name!r}, {plugin.owner}) cannot be had",
+        "@hookimpl def featreg_conformance_cases(backend) that yields featreg.plugin.Case objects of different names",
+        got,
+        remedy=f"report it to the authors of {plugin.distribution or plugin.target}",
     )
 
 
@@ -109,8 +138,8 @@ def _import_plugin(plugin: Plugin) -> Any:
         ) from error
 
 
-def _call_hook(module: Any, target: str) -> list[Any]:
-    """What ``featreg_backends`` of one plugin yields.
+def _call_hook(module: Any, target: str, hook: str, **arguments: Any) -> list[Any]:
+    """What a hook of one plugin yields.
 
     Each plugin has a manager of its own: pluggy keeps a plugin whose hooks it refused half registered.
     """
@@ -118,4 +147,4 @@ def _call_hook(module: Any, target: str) -> list[Any]:
     manager.add_hookspecs(hookspecs)
     manager.register(module, name=target)
     manager.check_pending()
-    return [spec for answer in manager.hook.featreg_backends() for spec in answer]
+    return [spec for answer in getattr(manager.hook, hook)(**arguments) for spec in answer]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from featreg.checks import (
     checked_info,
     grid_is_known,
 )
-from featreg.errors import BackendError, FeatregError, InputError, RequestError, SpecError
+from featreg.errors import BackendError, CapabilityError, FeatregError, InputError, RequestError, SpecError
 from featreg.featureset import FeatureSet, flatten_features, pool_features
 from featreg.fields import as_pair
 from featreg.identity import identify_path
@@ -31,6 +32,7 @@ from featreg.plugin import BackendExtractor
 from featreg.pooling import described
 from featreg.registry import Registry, default_registry, guarded
 from featreg.spec import ExtractionRequest, FeatureInfo, Layer, ModelInfo, NodeInfo, Preprocess, Size
+from featreg.synthetic import synthetic_seed
 
 __all__ = [
     "Extractor",
@@ -51,33 +53,36 @@ def list_backends() -> tuple[str, ...]:
     return default_registry().names()
 
 
-def list_models(backend: str, pattern: str = "*") -> tuple[str, ...]:
+def list_models(backend: str, pattern: str = "*", *, registry: Registry | None = None) -> tuple[str, ...]:
     """The models of a backend whose names match a shell-style pattern (case matters), sorted."""
     import fnmatch
 
     if not isinstance(pattern, str):
         raise SpecError("a pattern is a string", "as in 'resnet*'", repr(pattern))
-    return tuple(name for name in default_registry().models(backend) if fnmatch.fnmatchcase(name, pattern))
+    registry = registry or default_registry()
+    return tuple(name for name in registry.models(backend) if fnmatch.fnmatchcase(name, pattern))
 
 
-def list_nodes(model: str, input_size: Size | None = None, *, train: bool = False) -> tuple[NodeInfo, ...]:
+def list_nodes(
+    model: str, input_size: Size | None = None, *, train: bool = False, registry: Registry | None = None
+) -> tuple[NodeInfo, ...]:
     """Every native name that can be asked for as a layer of a model, in the library's order, with its output's shape.
 
     Shapes are those at an input size (height, width), the model's own where None. ``train`` gives the names in training
     mode, where they differ. Loads no weights. Raises as :func:`describe` does.
     """
-    registry = default_registry()
+    registry = registry or default_registry()
     backend, name = registry.resolve(model)
     size = None if input_size is None else _size(input_size)
     return tuple(guarded(f"{backend}:{name}", registry.backend(backend).nodes, name, size, train))
 
 
-def describe(model: str, input_size: Size | None = None) -> ModelInfo:
+def describe(model: str, input_size: Size | None = None, *, registry: Registry | None = None) -> ModelInfo:
     """Every level, index and head of a model at an input size (height, width); its own size where None.
 
     Loads no weights. Raises UnknownBackendError, UnknownModelError, or InputError for a size the model does not take.
     """
-    registry = default_registry()
+    registry = registry or default_registry()
     backend, name = registry.resolve(model)
     size = None if input_size is None else _size(input_size)
     info = guarded(f"{backend}:{name}", registry.backend(backend).info, name, size)
@@ -129,6 +134,8 @@ def from_module(
     :func:`create_extractor` does.
     """
     registry = registry or default_registry()
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        raise SpecError("preprocess says how images become the input", "featreg.Preprocess(...)", repr(preprocess))
     backend, name = registry.wrapper(module), name or type(module).__name__
     request = _request(f"{backend}:{name}", layers, fields)
     for field in ("weights", "output_stride"):
@@ -168,6 +175,7 @@ class Extractor:
         self._features = self._with_rule(opened.features)
         check_capabilities(request, self.info.capabilities, request.model)
         self._takes_text = opened.takes_text
+        self._turn = threading.Lock()
 
     @functools.cached_property
     def feature_info(self) -> Mapping[Layer, FeatureInfo]:
@@ -202,6 +210,8 @@ class Extractor:
         weights = self.request.weights
         if weights is None:
             return "none: seeded random init"
+        if synthetic_seed(weights) is not None:
+            return weights
         file = os.path.expanduser(weights)  # a backend that says nothing of its files: a path says nothing of content
         return identify_path(file) if os.path.isfile(file) else f"tag: {weights}"
 
@@ -213,9 +223,24 @@ class Extractor:
     def __call__(self, inputs: Array | Sequence[str]) -> FeatureSet:
         """The features of a batch.
 
-        Raises InputError for a batch of another rank, type, channel count or size than the model takes, and
-        BackendError where the framework fails.
+        Raises InputError for a batch of another rank, type, channel count or size than the model takes, BackendError
+        where the framework fails, and CapabilityError while another thread is in a call, unless ``thread_safe`` is
+        among the capabilities.
         """
+        if "thread_safe" in self.info.capabilities:
+            return self._extract(inputs)
+        if not self._turn.acquire(blocking=False):
+            raise CapabilityError(
+                f"the extractor of {self.request.model} is in use by another thread",
+                "one call at a time: thread_safe is not declared",
+                remedy="open an extractor in each thread",
+            )
+        try:
+            return self._extract(inputs)
+        finally:
+            self._turn.release()
+
+    def _extract(self, inputs: Array | Sequence[str]) -> FeatureSet:
         opened = self._open()
         batch = as_texts(inputs) if self._takes_text else self._images(opened, inputs)
         outputs = self._run(opened, batch)

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pluggy
 
+from featreg.case import Case
 from featreg.errors import SpecError
 from featreg.fields import IsText, SomeOf, as_names, as_tuple
 from featreg.spec import CAPABILITIES
@@ -63,5 +64,5 @@ def featreg_backends() -> Iterable[BackendSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def featreg_conformance_cases(backend: str) -> Iterable[Any]:  # type: ignore[empty-body]
-    """The author's own cases for the conformance kit."""
+def featreg_conformance_cases(backend: str) -> Iterable[Case]:  # type: ignore[empty-body]
+    """The author's own cases of one backend for the conformance kit; imports what it needs when it is called."""

@@ -9,13 +9,14 @@ checking requests, inputs and outputs, pooling, conversion to NumPy) is done for
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from featreg import errors
 from featreg.arrays import Array, to_numpy
+from featreg.case import Case, Oracle, TextOracle
 from featreg.checkpoints import Mismatch, WeightsReport, compare, is_counter, unwrap
 from featreg.hookspecs import BackendSpec, hookimpl
 from featreg.identity import identify_state, watch_path
@@ -24,6 +25,7 @@ from featreg.levels import Level, Step, Transformer, find_final, find_levels, fi
 from featreg.pool import Pool
 from featreg.pooling import flat_array, pool_array
 from featreg.refused import check_refused, read_refused
+from featreg.shapes import Described, Form, Shape, describe_output, stride_of
 from featreg.spec import (
     SPEC_VERSION,
     ExtractionRequest,
@@ -36,6 +38,7 @@ from featreg.spec import (
     Preprocess,
     Size,
 )
+from featreg.synthetic import CanonicalNames, canonical_names, draw_weight, is_drawn_buffer, synthetic_seed
 from featreg.weightfiles import SUFFIXES, is_path, read_npz, reading_weights
 
 __all__ = [
@@ -45,8 +48,12 @@ __all__ = [
     "Backend",
     "BackendExtractor",
     "BackendSpec",
+    "CanonicalNames",
+    "Case",
+    "Described",
     "ExtractionRequest",
     "FeatureInfo",
+    "Form",
     "InputRule",
     "KeyMap",
     "Layer",
@@ -55,15 +62,21 @@ __all__ = [
     "Mismatch",
     "ModelInfo",
     "NodeInfo",
+    "Oracle",
     "Pool",
     "Preprocess",
     "Rule",
+    "Shape",
     "Size",
     "Step",
+    "TextOracle",
     "Transformer",
     "WeightsReport",
+    "canonical_names",
     "check_refused",
     "compare",
+    "describe_output",
+    "draw_weight",
     "errors",
     "find_final",
     "find_levels",
@@ -71,13 +84,17 @@ __all__ = [
     "hookimpl",
     "identify_state",
     "is_counter",
+    "is_drawn_buffer",
     "is_path",
     "level_of",
     "map_in_order",
     "normalize",
     "read_npz",
+    "read_preprocess",
     "read_refused",
     "reading_weights",
+    "stride_of",
+    "synthetic_seed",
     "unwrap",
     "watch_path",
 ]
@@ -97,11 +114,11 @@ class BackendExtractor(ABC):
     def weights_identity(self) -> str | None:
         """What the weights are, where the ``weights`` of the request do not say it; None where they do.
 
-        They do where they are None (the backend's seeded random weights) or a tag of the library. Of a file or a folder
-        it is a hash of the content (:func:`watch_path`), of a module of the caller's own one of its state as it is
-        now (:func:`identify_state`), of a hub's repository the revision that was loaded. Any two that may give other
-        features have other identities. It is asked for where features are stored, and may take as long as reading the
-        weights once more.
+        They do where they are None (the backend's seeded random weights), synthetic or a tag of the library. Of a file
+        or a folder it is a hash of the content (:func:`watch_path`), of a module of the caller's own one of its state
+        as it is now (:func:`identify_state`), of a hub's repository the revision that was loaded. Any two that may give
+        other features have other identities. It is asked for where features are stored, and may take as long as reading
+        the weights once more.
         """
         return None
 
@@ -160,6 +177,12 @@ class Backend(ABC):
         """Whether :meth:`info` and :meth:`open` take this name (a library's tags, say, that ``models`` leaves out)."""
         return model in self.models()
 
+    def suggest(self, model: str) -> tuple[Sequence[str], str]:
+        """The nearest names to one that :meth:`has` does not know, and what to do next, empty where that is to list
+        ``models``: for a backend that also takes what it does not list, such as files.
+        """
+        return errors.near_matches(model, self.models()), ""
+
     @abstractmethod
     def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
         """The model described at an input size (its own where None); no weights are loaded.
@@ -195,6 +218,13 @@ class Backend(ABC):
         says by :meth:`BackendExtractor.weights_identity` what they are.
         """
         raise errors.CapabilityError(f"this backend wraps no modules, such as {type(module).__name__}")
+
+
+def read_preprocess(document: Mapping[str, Any]) -> Preprocess:
+    """A Preprocess from its JSON form (``specs/preprocess.md``); raises SpecError that names every wrong field."""
+    from featreg.serialize import from_dict  # imports cattrs, which listing backends does without
+
+    return from_dict(Preprocess, document)
 
 
 def normalize(batch: np.ndarray[Any, Any], preprocess: Preprocess) -> np.ndarray[Any, Any]:

@@ -1,11 +1,13 @@
 """RGB to the model's crop, bit-equal to the libraries' own Pillow transforms.
 
 The sizes follow torchvision 0.29 (``transforms.functional.resize`` and ``center_crop``), timm 1.0.31
-(``data.transforms.ResizeKeepRatio``, ``CenterCropOrPad``) and open_clip 3.3 (``transform.image_transform``).
+(``data.transforms.ResizeKeepRatio``, ``CenterCropOrPad``) and open_clip 3.3 (``transform.image_transform``); the centre
+of transformers 5.23 (``image_transforms.center_crop``) is rounded down.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 
@@ -40,7 +42,7 @@ def crop(image: Pixels, preprocess: Preprocess) -> Pixels:
     if preprocess.resize is not None:
         picture = _resize(picture, preprocess)
     if preprocess.crop is not None:
-        picture = _center_crop(picture, preprocess.crop, preprocess.fill)
+        picture = _center_crop(picture, preprocess.crop, preprocess)
     return np.array(picture)
 
 
@@ -134,11 +136,12 @@ def resized(height: int, width: int, preprocess: Preprocess) -> Size:
     return round(height / ratio), round(width / ratio)
 
 
-def _center_crop(picture: Image.Image, size: Size, fill: tuple[int, int, int]) -> Image.Image:
+def _center_crop(picture: Image.Image, size: Size, preprocess: Preprocess) -> Image.Image:
     height, width = size
     short, narrow = max(height - picture.height, 0), max(width - picture.width, 0)
     if short or narrow:
         border = (narrow // 2, short // 2, (narrow + 1) // 2, (short + 1) // 2)
-        picture = ImageOps.expand(picture, border, fill)
-    top, left = round((picture.height - height) / 2), round((picture.width - width) / 2)
+        picture = ImageOps.expand(picture, border, preprocess.fill)
+    rounded = math.floor if preprocess.center == "down" else round
+    top, left = rounded((picture.height - height) / 2), rounded((picture.width - width) / 2)
     return picture.crop((left, top, left + width, top + height))

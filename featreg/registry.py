@@ -15,10 +15,12 @@ import contextlib
 import functools
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from featreg.discovery import Plugin, create_backend, find_plugins, load_spec
+from featreg.case import Case
+from featreg.discovery import Plugin, create_backend, find_plugins, load_cases, load_spec
 from featreg.errors import (
     AmbiguousModelError,
     BackendError,
@@ -32,7 +34,7 @@ from featreg.errors import (
 )
 from featreg.hookspecs import PROJECT, BackendSpec
 from featreg.plugin import Backend
-from featreg.requirements import check_requirements, extras
+from featreg.requirements import FEATURES, check_requirements, extras
 
 __all__ = ["Plugin", "Registry", "default_registry", "guarded"]
 
@@ -52,6 +54,9 @@ class Registry:
         self._backends: dict[str, Backend] = {}
         self._failures: dict[str, FeatregError] = {}
         self._plugins = dict(self._discover())
+        unknown = sorted(self._only - set(self._plugins) - self._disabled)
+        if unknown:
+            warnings.warn(f"FEATREG_ONLY names what is no installed backend: {', '.join(unknown)}", stacklevel=2)
 
     # --- names: no plugin code runs --------------------------------------------------------------------------------
 
@@ -74,7 +79,7 @@ class Registry:
             raise UnknownBackendError(
                 f"the backend {name!r} is switched off", remedy="unset FEATREG_DISABLE or FEATREG_ONLY, or change them"
             )
-        known = [*self._plugins, *(extra for extra in extras() if extra not in self._plugins and extra != "data")]
+        known = [*self._plugins, *(extra for extra in extras() if extra not in (*self._plugins, *FEATURES))]
         installable = name in known
         raise UnknownBackendError(
             f"no backend {name!r} is installed",
@@ -164,6 +169,11 @@ class Registry:
                     raise
             return self._backends[name]
 
+    def cases(self, name: str) -> tuple[Case, ...]:
+        """The author's own cases for the conformance kit; raises PluginError or UnknownBackendError."""
+        self.spec(name)
+        return load_cases(self.plugin(name))
+
     def wrapper(self, module: Any) -> str:
         """The name of the backend that wraps modules of this class; raises CapabilityError where none does.
 
@@ -196,14 +206,17 @@ class Registry:
             return self._resolve_bare(model_id)
         backend = self.backend(name)
         if not model or not guarded(name, backend.has, model):
-            known = self.models(name)
+            matches, remedy = self.suggest(name, model)
             raise UnknownModelError(
-                f"the backend {name!r} has no model {model!r}",
-                got=repr(model),
-                matches=near_matches(model, known),
-                remedy=f"featreg models {name} lists them all" if known else "featreg.from_module takes modules",
+                f"the backend {name!r} has no model {model!r}", got=repr(model), matches=matches, remedy=remedy
             )
         return name, model
+
+    def suggest(self, name: str, model: str) -> tuple[tuple[str, ...], str]:
+        """The nearest models of a backend to one that it does not have, and what to do next."""
+        matches, remedy = guarded(name, self.backend(name).suggest, model)
+        listing = f"featreg models {name} lists them all" if self.models(name) else "featreg.from_module takes modules"
+        return tuple(matches), remedy or listing
 
     def models(self, name: str) -> tuple[str, ...]:
         """Every model of a backend, sorted; imports its framework."""

@@ -14,6 +14,7 @@ import attrs
 from featreg.errors import LayerError, SpecError, near_matches
 from featreg.fields import AtLeast, IsBool, IsText, OneOf, as_whole
 from featreg.pool import Pool
+from featreg.synthetic import synthetic_seed
 
 __all__ = ["ExtractionRequest", "Layer", "LayerPools", "as_pools", "thaw"]
 
@@ -116,7 +117,8 @@ def _canonical(options: Mapping[str, Any]) -> str:
 class ExtractionRequest:
     """What to extract, from which model, and how. Equal requests are equal, hash equal and survive JSON and pickling.
 
-    ``weights`` None means random weights from a fixed seed; ``"default"`` or a tag the library's own; else a path.
+    ``weights`` None means random weights from a fixed seed; ``"default"`` or a tag the library's own;
+    ``"synthetic:SEED"`` the same numbers for one architecture in every backend; else a path.
     ``array`` is ``"numpy"`` or ``"native"`` (the framework's own arrays, left on the device). ``pool`` is a
     :class:`~featreg.Pool` or its text, one for all layers or a mapping of layers to theirs; ``flatten`` then makes a
     vector of everything, row-major. ``grad`` keeps the autograd graph and needs ``array="native"``. ``options`` are the
@@ -142,6 +144,7 @@ class ExtractionRequest:
             raise SpecError(
                 "grad=True needs array='native': NumPy arrays carry no gradient", got=f"array={self.array!r}"
             )
+        synthetic_seed(self.weights)
         if isinstance(self.pool, tuple):
             object.__setattr__(self, "pool", _ordered(self.pool, self.layers))
 

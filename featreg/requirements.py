@@ -17,7 +17,10 @@ from featreg.errors import MissingDependencyError, PluginHookError, SpecVersionE
 from featreg.hookspecs import PROJECT, BackendSpec
 from featreg.spec import SPEC_VERSION
 
-__all__ = ["RequirementStatus", "check_requirements", "examine_requirement", "extras"]
+__all__ = ["FEATURES", "RequirementStatus", "check_requirements", "examine_requirement", "extras"]
+
+FEATURES = ("conformance", "data", "new_plugin")
+"""The extras of featreg that install no backend."""
 
 
 @attrs.frozen

@@ -66,10 +66,12 @@ CAPABILITIES = (
     "grad",
     "output_stride",
     "weights",
+    "synthetic_weights",
     "float16",
     "bfloat16",
     "cuda",
     "text",
+    "thread_safe",
 )
 """What a backend may declare beyond the minimum; asking for what is not declared raises CapabilityError."""
 
@@ -237,7 +239,8 @@ class Preprocess:
     ``resize[0]``; ``longest``: it fits into ``resize``; ``exact``: both sides are set), cropped around the centre to
     ``crop``, padded with ``fill`` where it is smaller (RGB from 0 to 255; one number stands for three), scaled to
     [0, 1], and normalised by ``mean`` and ``std`` in the order of ``color``. All sizes are (height, width). The steps
-    up to the crop run on the CPU in uint8, the rest on the device.
+    up to the crop run on the CPU in uint8, the rest on the device. Where image and crop differ by an odd number of
+    pixels, ``center`` rounds the half of it that is cut off first: to ``even``, or ``down``.
     """
 
     resize: Size | None = attrs.field(converter=as_pair, validator=IsSize(optional=True))
@@ -250,6 +253,7 @@ class Preprocess:
     )
     fill: tuple[int, int, int] = attrs.field(default=(0, 0, 0), converter=as_color, validator=IsColor())
     color: Literal["RGB", "BGR"] = attrs.field(default="RGB", validator=OneOf(("RGB", "BGR")))
+    center: Literal["even", "down"] = attrs.field(default="even", validator=OneOf(("even", "down")))
 
 
 def _is_shape(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:

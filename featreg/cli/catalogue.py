@@ -11,10 +11,10 @@ import click
 
 import featreg
 from featreg.cli.tables import format_fields, format_table
-from featreg.errors import FeatregError, InputError, MissingDependencyError, UnknownModelError, near_matches
+from featreg.errors import FeatregError, InputError, MissingDependencyError, UnknownModelError
 from featreg.hookspecs import BackendSpec
 from featreg.registry import Plugin, Registry, default_registry
-from featreg.requirements import examine_requirement, extras
+from featreg.requirements import FEATURES, examine_requirement, extras
 from featreg.spec import FeatureInfo, ModelInfo, Preprocess
 
 __all__ = [
@@ -112,7 +112,7 @@ def backends(as_json: bool) -> None:
     click.echo(format_table(("backend", "status", "distribution", "summary"), rows))
     if any(report.failure is not None for report in reports):
         click.echo("\nfeatreg doctor says how to mend what is not ready")
-    absent = [name for name, wanted in extras().items() if name != "data" and not all(map(_is_satisfied, wanted))]
+    absent = [name for name, wanted in extras().items() if name not in FEATURES and not all(map(_is_satisfied, wanted))]
     if absent:
         click.echo(f'\nnot installed: {", ".join(absent)} (pip install "featreg[{absent[0]}]")')
 
@@ -138,11 +138,12 @@ def models(backend: str, pattern: str, as_json: bool) -> None:
     """
     names = featreg.list_models(backend, pattern)
     if not names:
+        matches, remedy = default_registry().suggest(backend, re.sub(r"[*?\[\]!]", "", pattern))
         raise UnknownModelError(
             f"no model of the backend {backend!r} matches {pattern!r}",
             got=repr(pattern),
-            matches=near_matches(re.sub(r"[*?\[\]!]", "", pattern), featreg.list_models(backend)),
-            remedy=f"featreg models {backend} lists them all",
+            matches=matches,
+            remedy=remedy,
         )
     if as_json:
         print_json(list(names))

@@ -48,7 +48,7 @@ _INTEGER = re.compile(r"-?[0-9]+")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images at a time.")
 @click.option("--device", default=None, help="Where the model runs, such as cpu or cuda:0.  [default: cpu]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: float32]")
-@click.option("--weights", default=None, help="'default', a tag of the library, or a file.  [default: random]")
+@click.option("--weights", default=None, help="'default', a tag, a file, or synthetic:SEED.  [default: random]")
 @click.option("--output-stride", type=click.IntRange(min=1), help="Dilate the network to this total stride.")
 @click.option(
     "--option",

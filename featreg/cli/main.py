@@ -23,6 +23,8 @@ COMMANDS = {
         "featreg.cli.extract:extract",
         "Run a model over the images in the folder SOURCE and write their features to STORE.",
     ),
+    "conform": ("featreg.cli.conform:conform", "Hold a backend against the specification."),
+    "new-plugin": ("featreg.cli.new_plugin:new_plugin", "Write a new plugin with a backend of your own."),
     "doctor": ("featreg.cli.doctor:doctor", "Examine this installation and say how to mend it."),
 }
 """Each subcommand: where it is, and the line that help shows without importing it."""

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,7 +39,7 @@ MAX_THREADS = 8
 def extract(
     source: Source | str | os.PathLike[str],
     store: str | os.PathLike[str],
-    model: str | ExtractionRequest,
+    model: str | ExtractionRequest | Extractor,
     layers: Sequence[Layer] | Layer | None = None,
     *,
     batch_size: int = 32,
@@ -53,9 +53,10 @@ def extract(
     """Run a model over a data set and write every requested layer to a new store, one row per image.
 
     ``source`` is a folder or a :class:`~featreg.sources.Source`; ``model``, ``layers`` and ``fields`` are as for
-    :func:`~featreg.create_extractor`. ``limit`` takes the first images only, ``num_workers`` is the number of threads
-    that read and decode, ``progress`` shows a bar on standard error where that is a terminal. Returns the opened store;
-    its ``summary`` counts rows and failures and has the images per second of this run.
+    :func:`~featreg.create_extractor`. In their place stands an open extractor, such as one of
+    :func:`~featreg.from_module`, which stays open. ``limit`` takes the first images only, ``num_workers`` is the number
+    of threads that read and decode, ``progress`` shows a bar on standard error where that is a terminal. Returns the
+    opened store; its ``summary`` counts rows and failures and has the images per second of this run.
 
     An image that cannot be read or decoded becomes a row with an error and NaN features. Anything else stops the run:
     the store then opens with what is finished, the other rows pending. Memory does not grow with the number of images,
@@ -77,7 +78,7 @@ def extract(
     registry = registry or default_registry()
     with (
         replacement(root, overwrite=overwrite) as place,
-        create_extractor(model, layers, registry=registry, **fields) as extractor,
+        _opened(model, layers, registry, fields) as extractor,
     ):
         manifest = _manifest(images, samples, extractor, registry)
         writer = StoreWriter.create(place, manifest, samples, overwrite=overwrite)
@@ -97,6 +98,16 @@ def extract(
         writer.finalize()
         seconds = time.perf_counter() - started
     return FeatureStore(root, seconds=seconds)
+
+
+def _opened(
+    model: str | ExtractionRequest | Extractor, layers: Any, registry: Registry, fields: Mapping[str, Any]
+) -> AbstractContextManager[Extractor]:
+    if not isinstance(model, Extractor):
+        return create_extractor(model, layers, registry=registry, **fields)
+    if layers is not None or fields:
+        raise SpecError("an extractor has its request", "extract(source, store, extractor)", "layers or fields besides")
+    return nullcontext(model)
 
 
 def _manifest(source: Source, samples: Sequence[Sample], extractor: Extractor, registry: Registry) -> Manifest:
@@ -130,7 +141,8 @@ def _row_infos(extractor: Extractor) -> tuple[Mapping[Layer, FeatureInfo], Size]
             f"{request.model} crops to no fixed size, and the rows of a store have one shape",
             "a crop size",
             "None",
-            remedy="wrap its network with a preprocess of your own (featreg.from_module), or choose another model",
+            remedy="give extract(...) an extractor of its module with a preprocess of your own: "
+            "featreg.from_module(extractor.module, layers, preprocess=featreg.Preprocess(...))",
         )
     return extractor.describe(size), size
 

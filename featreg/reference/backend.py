@@ -1,6 +1,7 @@
 """A whole backend in NumPy: five 3x3 convolutions of stride 2 with ReLU, average pooling, one linear layer.
 
-Its weights are fixed: they are drawn from a seeded generator, scaled as in He et al. 2015 (arXiv:1502.01852).
+Its weights are fixed: they are drawn from a seeded generator, scaled as in He et al. 2015 (arXiv:1502.01852); or they
+are synthetic, where a request says so.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from featreg.plugin import (
     NodeInfo,
     Preprocess,
     Size,
+    draw_weight,
     errors,
     normalize,
+    synthetic_seed,
 )
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+Parameters: TypeAlias = tuple[tuple[Floats, ...], Floats]
 
 CHANNELS = (3, 8, 16, 24, 32, 48)
 CLASSES = 10
@@ -49,7 +53,7 @@ class NumpyBackend(Backend):
             FeatureInfo("pool", CHANNELS[-1], None, "vector", head="pooled"),
             FeatureInfo("classifier", CLASSES, None, "vector", head="logits"),
         ]
-        capabilities = ("native_array", "native_names")
+        capabilities = ("native_array", "native_names", "synthetic_weights", "thread_safe")
         features = (*stages, *heads)
         return ModelInfo("numpy", model, input_size or (64, 64), features, PREPROCESS, capabilities=capabilities)
 
@@ -64,21 +68,23 @@ class NumpyBackend(Backend):
         if request.options:
             raise errors.CapabilityError("the backend 'numpy' takes no options", got=", ".join(request.options))
         info = self.info(request.model)
-        return NumpyExtractor(info, tuple(info.resolve(layer) for layer in request.layers))
+        features = tuple(info.resolve(layer) for layer in request.layers)
+        return NumpyExtractor(info, features, weights(synthetic_seed(request.weights)))
 
 
 class NumpyExtractor(BackendExtractor):
     """The network, cut after the last layer that is asked for."""
 
-    def __init__(self, info: ModelInfo, features: tuple[FeatureInfo, ...]) -> None:
+    def __init__(self, info: ModelInfo, features: tuple[FeatureInfo, ...], parameters: Parameters) -> None:
         self.info = info
         self.features = features
+        self._parameters = parameters
 
     def forward(self, batch: Floats) -> list[Floats]:
         wanted = {feature.name for feature in self.features}
         found: dict[str, Floats] = {}
         x = normalize(batch, self.info.preprocess)
-        kernels, matrix = weights()
+        kernels, matrix = self._parameters
         for number, kernel in enumerate(kernels, start=1):
             x = found[f"stage{number}"] = np.maximum(convolve(x, kernel), 0)
             if wanted <= set(found):
@@ -90,8 +96,12 @@ class NumpyExtractor(BackendExtractor):
 
 
 @functools.cache
-def weights() -> tuple[tuple[Floats, ...], Floats]:
-    """The five kernels (out, in, 3, 3) and the linear layer (in, classes)."""
+def weights(seed: int | None = None) -> Parameters:
+    """The five kernels (out, in, 3, 3) and the linear layer (in, classes), synthetic where there is a seed."""
+    if seed is not None:
+        shapes = [(after, before, 3, 3) for before, after in itertools.pairwise(CHANNELS)]
+        drawn = (draw_weight(seed, f"stage{k}.weight", shape) for k, shape in enumerate(shapes, start=1))
+        return tuple(drawn), draw_weight(seed, "classifier.weight", (CLASSES, CHANNELS[-1])).T
     generator = np.random.default_rng(0)
     kernels = tuple(
         (generator.standard_normal((after, before, 3, 3)) * (2 / (before * 9)) ** 0.5).astype(np.float32)
