@@ -14,14 +14,17 @@ from torch import nn
 
 from featreg.plugin import (
     Backend,
+    CanonicalNames,
     ExtractionRequest,
     ModelInfo,
     NodeInfo,
     Preprocess,
     Size,
+    canonical_names,
     check_refused,
     errors,
     is_path,
+    synthetic_seed,
     watch_path,
 )
 from featreg_torch.blueprint import Blueprint, Plan
@@ -33,7 +36,7 @@ from featreg_torch.projection import LAYER, build_projection, check_head, check_
 from featreg_torch.shapes import build_on_meta
 from featreg_torch.state import factory_defaults, seeded
 from featreg_torch.tapping import Tapping
-from featreg_torch.weights import Checkpoint, load_into, pair_in_order, read_checkpoint
+from featreg_torch.weights import Checkpoint, draw_into, load_into, pair_in_order, read_checkpoint
 
 __all__ = ["TorchBackend", "Variant"]
 
@@ -113,6 +116,14 @@ class TorchBackend(Backend):
         """The folder where the library keeps the pretrained weights of a variant that it has downloaded."""
         return f"{torch.hub.get_dir()}/checkpoints"
 
+    def canonical_names(self, variant: Variant) -> CanonicalNames:
+        """From the library's names of a network's weights to the canonical ones, by which synthetic ones are drawn."""
+        return CanonicalNames() if self.package is None else canonical_names(self.package, variant.model)
+
+    def deviations(self, variant: Variant) -> Sequence[str]:
+        """A sentence for each way in which the network computes otherwise than the one that it is known from."""
+        return ()
+
     def supported(self, variant: Variant) -> Sequence[str]:
         """The capabilities of one model; all of the backend's, unless a library says otherwise."""
         return self.capabilities
@@ -152,6 +163,8 @@ class TorchBackend(Backend):
     def identity(self, request: ExtractionRequest) -> Callable[[], str | None]:
         """Says what the weights that were just loaded are, where the request does not (see ``weights_identity``)."""
         weights = request.weights or ""
+        if synthetic_seed(weights) is not None:
+            return lambda: weights
         if weights.startswith(self.hubs):
             return watch_hub(weights, self.hub_file)
         return watch_path(weights) if is_path(weights) else lambda: None
@@ -214,7 +227,7 @@ class TorchBackend(Backend):
         weights = request.weights
         if weights is not None and weights.startswith(self.hubs):
             return attrs.evolve(variant, tag=weights)
-        if weights is None or is_path(weights):
+        if weights is None or synthetic_seed(weights) is not None or is_path(weights):
             return variant
         if weights == "default":
             return attrs.evolve(variant, tag=self.default_tag(variant))
@@ -235,7 +248,8 @@ class TorchBackend(Backend):
         blueprint.rule.check(*size)
         features = blueprint.measure(blueprint.outlets, size)
         preprocess, capabilities = self.preprocess(variant), self.supported(variant)
-        return ModelInfo(self.name, model, size, features, preprocess, blueprint.rule, capabilities)
+        deviations = self.deviations(variant)
+        return ModelInfo(self.name, model, size, features, preprocess, blueprint.rule, capabilities, deviations)
 
     def _draw(self, variant: Variant) -> Blueprint:
         if self.package is not None:
@@ -245,10 +259,14 @@ class TorchBackend(Backend):
             return Blueprint(network, self.plan(network, variant), self.native_size(variant))
 
     def _load(self, variant: Variant, weights: str | None) -> nn.Module:
+        seed = synthetic_seed(weights)
         with seeded(), factory_defaults("cpu"):
-            if weights is not None and (weights.startswith(self.hubs) or not is_path(weights)):
+            if weights is not None and seed is None and (weights.startswith(self.hubs) or not is_path(weights)):
                 return self._tagged(variant, variant.tag or weights)
-            return self.build(variant)
+            network = self.build(variant)
+            if seed is not None:
+                draw_into(network, seed, self.canonical_names(variant))
+            return network
 
     def _tagged(self, variant: Variant, tag: str) -> nn.Module:
         try:
@@ -261,5 +279,6 @@ class TorchBackend(Backend):
                 f"the weights in the cache {self.cache(variant)}, or a network to load them from",
                 f"{type(error).__name__}: {error}",
                 remedy="load them once while online, or pass the path of a checkpoint file as weights "
-                "(weights='/path/to/file.safetensors'); weights=None gives random ones",
+                "(weights='/path/to/file.safetensors'); weights=None gives random ones. "
+                "Offline, HF_HUB_OFFLINE=1 in the environment saves the wait for the hub",
             ) from error

@@ -14,10 +14,13 @@ from torch import nn
 from featreg.plugin import FeatureInfo, ModelInfo, NodeInfo, Size, errors
 from featreg_torch.cut import Watch
 from featreg_torch.rules import find_input_rule
-from featreg_torch.shapes import Shape, channels_first, glance, probe, read_shapes
+from featreg_torch.shapes import BATCH, Shape, channels_first, check_batch, glance, probe, read_shapes
 from featreg_torch.taps import Glance, HookTaps, Outlet, Stored
 
 __all__ = ["Blueprint", "Cut", "Plan", "Reading", "Tapper"]
+
+_CUTS = 64
+"""For how many sets of layers a network remembers where a run may end: finding out takes longer than opening it."""
 
 
 class Tapper(Protocol):
@@ -79,10 +82,12 @@ class Blueprint:
         self.sequences = plan.sequences
         self._stored = plan.stored
         self._lock = threading.RLock()  # hooks of two probes on one network must not meet
+        self._cut = functools.lru_cache(maxsize=_CUTS)(self._find_cut)
         sources = list(dict.fromkeys(outlet.source for outlet in plan.outlets))
         self.rule, seen = find_input_rule(self._taps(sources), native)
         self._sizes = tuple(seen)
         self._shapes = {source: {size: seen[size][k] for size in seen} for k, source in enumerate(sources)}
+        self._more: dict[str, Shape | None] = {}  # of undeclared sources, for one more image of the native size
         self.outlets = tuple(outlet for outlet in plan.outlets if self._is_feature(outlet))
         readings = self.read(self.outlets)
         maps = {reading.info.reduction: reading.info for reading in readings if reading.info.reduction}
@@ -102,6 +107,7 @@ class Blueprint:
             if new:
                 taps = self._taps(new)
                 found = {known: probe(taps, known) for known in self._sizes}
+                self._more |= self._probe_more(new)
                 self._shapes |= {source: {known: found[known][k] for known in found} for k, source in enumerate(new)}
             shapes = {source: dict(self._shapes[source]) for source in sources}
             if size is not None and size not in self._sizes:
@@ -119,18 +125,21 @@ class Blueprint:
 
         It ends early only where the number of wanted tensors is the same at every size probed, and in training.
         """
+        return self._cut(frozenset(_sources(outlets)))
+
+    def _find_cut(self, sources: frozenset[str]) -> Cut:
         with self._lock:
             self.network.train().eval()  # some keep tensors made of parameters for evaluation, until they train again
-            runs = [self._watch(outlets, size) for size in self._sizes]
+            runs = [self._watch(sources, size) for size in self._sizes]
             counts = {count for count, _, _ in runs}
             with contextlib.suppress(Exception):  # training may need more than a forward pass without data
-                counts.add(self._watch(outlets, self.native, train=True)[0])
+                counts.add(self._watch(sources, self.native, train=True)[0])
         stops = None not in counts and len(counts) == 1
         used = [read if stops else whole for _, read, whole in runs]
         return Cut(counts.pop() if stops else None, frozenset[str]().union(*used))
 
     def _watch(
-        self, outlets: Sequence[Outlet], size: Size, train: bool = False
+        self, sources: frozenset[str], size: Size, train: bool = False
     ) -> tuple[int | None, frozenset[str], frozenset[str]]:
         """How many wanted tensors a run makes, what it reads until the last of them, and what it reads in all.
 
@@ -142,8 +151,7 @@ class Blueprint:
             nonlocal read
             read = watch.seen
 
-        sources = _sources(outlets)
-        taps = self.tap(self.network, sources, [Glance(mark) for _ in sources])
+        taps = self.tap(self.network, sorted(sources), [Glance(mark) for _ in sources])
         self.network.train(train)
         try:
             with watch:
@@ -158,6 +166,7 @@ class Blueprint:
         self.rule.check(*size)
         with self._lock:
             taps = self._taps(self.names)
+            self._more |= self._probe_more([name for name in self.names if name not in self._shapes])
             seen = {known: self._probe_other(taps, known) for known in dict.fromkeys((self.native, size))}
             for known in self._sizes:
                 with contextlib.suppress(errors.InputError):  # an auxiliary head may refuse what the layers take
@@ -185,6 +194,8 @@ class Blueprint:
         for prefix in dict.fromkeys((outlet.prefix_tokens, 0)):
             try:
                 info, stored = read_shapes(attrs.evolve(outlet, prefix_tokens=prefix), self.native, shapes)
+                if outlet.source in self._more:
+                    check_batch(outlet, stored, shapes[self.native], self._more[outlet.source])
             except errors.CapabilityError as error:
                 refusal = error
             else:
@@ -205,6 +216,13 @@ class Blueprint:
         except errors.CapabilityError:
             return False
         return True
+
+    def _probe_more(self, sources: Sequence[str]) -> dict[str, Shape | None]:
+        """The shapes for one more image than in other probes, None where the network does not take as many."""
+        shapes: Sequence[Shape | None] = [None] * len(sources)
+        with contextlib.suppress(Exception):  # whatever it raises
+            shapes = probe(self._taps(sources), self.native, batch=BATCH + 1)
+        return dict(zip(sources, shapes, strict=True))
 
     def _taps(self, sources: Sequence[str], stop_after: int | None = None) -> nn.Module:
         return self.tap(self.network, sources, [Glance() for _ in sources], stop_after)

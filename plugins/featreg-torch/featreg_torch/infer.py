@@ -21,7 +21,7 @@ from featreg_torch.shapes import BATCH, PROBES, Shape, channels_first, read_shap
 from featreg_torch.state import factory_defaults
 from featreg_torch.taps import Outlet, Stored
 
-__all__ = ["INPUT", "as_outlets", "as_step", "infer_outlets", "run_module"]
+__all__ = ["INPUT", "as_outlets", "as_step", "infer_outlets", "inputs_of", "run_module"]
 
 INPUT = ".input"
 """The suffix of a tap on what goes into a module rather than what comes out."""
@@ -36,6 +36,7 @@ _PASSIVE = (
     nn.modules.batchnorm._NormBase,
     nn.Flatten,
     nn.Unflatten,
+    nn.modules.padding._ConstantPadNd,
 )
 _PASSIVE_NAMES = ("Permute", "StochasticDepth", "DropPath")
 """Classes of torchvision's and timm's that compute nothing in evaluation mode, known by name."""
@@ -149,8 +150,9 @@ def _transformer(steps: Sequence[Step], plain: Transformer) -> list[Outlet]:
     return [*outlets, features, attrs.evolve(features, head="tokens", kind="tokens")]
 
 
-def run_module(network: nn.Module, images: Any, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Run a module, and yield what went into those whose inputs are ``wanted`` (a runner of HookTaps)."""
+@contextlib.contextmanager
+def inputs_of(network: nn.Module, wanted: frozenset[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """What goes into the modules whose inputs are ``wanted`` while the network runs inside: filled in by name."""
     found: dict[str, torch.Tensor] = {}
     with contextlib.ExitStack() as stack:
         for source in wanted:
@@ -161,6 +163,12 @@ def run_module(network: nn.Module, images: Any, wanted: frozenset[str]) -> Itera
 
                 module = network.get_submodule(source.removesuffix(INPUT))
                 stack.callback(module.register_forward_pre_hook(keep).remove)
+        yield found
+
+
+def run_module(network: nn.Module, images: Any, wanted: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Run a module, and yield what went into those whose inputs are ``wanted`` (a runner of HookTaps)."""
+    with inputs_of(network, wanted) as found:
         network(images)
     yield from found.items()
 

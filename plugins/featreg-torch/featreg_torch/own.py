@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from featreg.plugin import Backend, ExtractionRequest, ModelInfo, Preprocess, Size, errors
-from featreg_torch import CAPABILITIES
+from featreg_torch import OWN_CAPABILITIES
 from featreg_torch.blueprint import Blueprint, Plan
 from featreg_torch.declared import has_class_token
 from featreg_torch.device import DTYPES, find_device
@@ -55,7 +55,7 @@ class OwnModules(Backend):
             blueprint.measure(blueprint.outlets, size),
             preprocess or Preprocess(size, size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
             blueprint.rule,
-            [name for name in CAPABILITIES if name != "weights"],
+            OWN_CAPABILITIES,
         )
         try:
             tapping = Tapping(blueprint, info, request.layers)

@@ -1,7 +1,8 @@
 """Which image sizes a network takes, found by trying on the meta device.
 
 A rule is looked for among multiples of a number from a minimum on, and anything else counts as one fixed size: a rule
-never allows a size that the network was seen to refuse. Both sides follow the same rule, so the minimum is looked for
+never allows a size that the network was seen to refuse, nor any other size where it looks up more or fewer rows of a
+table at another size, which may have no more of them. Both sides follow the same rule, so the minimum is looked for
 along the diagonal.
 """
 
@@ -14,6 +15,7 @@ from typing import TypeAlias
 from torch import nn
 
 from featreg.plugin import InputRule, Size
+from featreg_torch.lookups import Lookups
 from featreg_torch.shapes import Shape, aligned_sizes, probe
 
 __all__ = ["find_input_rule"]
@@ -33,13 +35,16 @@ class _Trials:
 
     def __init__(self, taps: nn.Module, native: Size) -> None:
         self.taps = taps
-        self.seen: dict[Size, Shapes] = {native: probe(taps, native)}
+        self.lookups = Lookups()
+        with self.lookups:
+            self.seen: dict[Size, Shapes] = {native: probe(taps, native)}
         self.refused: set[Size] = set()
 
     def takes(self, size: Size) -> bool:
         if size not in self.seen and size not in self.refused:
             try:
-                self.seen[size] = probe(self.taps, size)
+                with self.lookups:
+                    self.seen[size] = probe(self.taps, size)
             except _REFUSALS:
                 self.refused.add(size)
         return size in self.seen

@@ -31,6 +31,7 @@ __all__ = [
     "aligned_sizes",
     "build_on_meta",
     "channels_first",
+    "check_batch",
     "glance",
     "probe",
     "read_shapes",
@@ -91,19 +92,33 @@ def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
                 return build().eval().to("meta")
 
 
-def probe(taps: nn.Module, size: Size, channels: int = 3) -> list[Shape | None]:
-    """The shapes of every tap for two images of one size, None where that is no tensor.
+def probe(taps: nn.Module, size: Size, channels: int = 3, batch: int = BATCH) -> list[Shape | None]:
+    """The shapes of every tap for a batch of images of one size, None where that is no tensor.
 
     Whatever the network raises at this size goes through.
     """
-    return [None if output is None else tuple(output.shape) for output in glance(taps, size, channels)]
+    return [None if output is None else tuple(output.shape) for output in glance(taps, size, channels, batch)]
 
 
-def glance(taps: nn.Module, size: Size, channels: int = 3) -> Sequence[torch.Tensor | None]:
-    """What every tap gives on the meta device for two images of one size, as :func:`probe`."""
+def glance(taps: nn.Module, size: Size, channels: int = 3, batch: int = BATCH) -> Sequence[torch.Tensor | None]:
+    """What every tap gives on the meta device for a batch of images of one size, as :func:`probe`."""
     with torch.no_grad(), factory_defaults("meta"), QuickShapes():
-        outputs: Sequence[torch.Tensor | None] = taps(torch.empty(BATCH, channels, *size, device="meta"))
+        outputs: Sequence[torch.Tensor | None] = taps(torch.empty(batch, channels, *size, device="meta"))
     return outputs
+
+
+def check_batch(outlet: Outlet, stored: Stored, few: Shape | None, more: Shape | None) -> None:
+    """Raise CapabilityError unless ``few``, of ``BATCH`` images, and ``more``, of one more, are alike per image.
+
+    As many heads or windows as images look like a batch; another number of images tells.
+    """
+    axis = 1 if stored == "lnd" else 0
+    if few is None or more is None or more != (*few[:axis], few[axis] + 1, *few[axis + 1 :]):
+        raise errors.CapabilityError(
+            f"{outlet.source!r} gives no output per image",
+            "an axis as long as the batch",
+            f"{few} for {BATCH} images, {more} for {BATCH + 1}",
+        )
 
 
 def channels_first(network: nn.Module, outputs: Mapping[str, torch.Tensor | None]) -> frozenset[str]:
@@ -183,7 +198,9 @@ def _map_layout(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> S
         return "nhwc" if fixed[3] and not fixed[1] else "nchw"
     (shape,) = seen
     layouts: tuple[tuple[Stored, Size, int], ...] = (("nchw", shape[2:], shape[1]), ("nhwc", shape[1:3], shape[3]))  # type: ignore[assignment]
-    fitting = [(stored, channels) for stored, grid, channels in layouts if _covers(native, grid)]
+    fitting: list[tuple[Stored, int]] = []
+    for covers in (_covers, _nearly_covers):
+        fitting = fitting or [(stored, channels) for stored, grid, channels in layouts if covers(native, grid)]
     if len(fitting) > 1 and outlet.channels is not None:
         fitting = [entry for entry in fitting if entry[1] == outlet.channels]
     if len(fitting) == 1:
@@ -196,6 +213,18 @@ def _map_layout(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> S
 def _covers(native: Size, grid: Size) -> bool:
     """Whether square cells in rows and columns cover an image."""
     return native[0] % grid[0] == 0 and native[1] % grid[1] == 0 and native[0] // grid[0] == native[1] // grid[1]
+
+
+def _nearly_covers(native: Size, grid: Size) -> bool:
+    """Whether cells of a power of two do, up to a part of one that is left over or added at the end of an axis.
+
+    Any other number would let the tokens by tokens of attention pass: 25 of them cover 224 pixels, 9 each, nearly.
+    """
+    rows, columns = native
+    return any(
+        grid in ((rows // side, columns // side), (-(-rows // side), -(-columns // side)))
+        for side in (2**power for power in range(max(native).bit_length()))
+    )
 
 
 def _read_tokens(outlet: Outlet, native: Size, shapes: Mapping[Size, Shape]) -> tuple[FeatureInfo, Stored]:

@@ -42,7 +42,7 @@ class Outlet:
     size that the network takes, ``stored`` and ``channels`` help where the observed shapes alone do not tell the
     layout. ``sequence`` says that the tokens are no patches of the image, but those of a text, or the queries of an
     attention pool: always as many, whatever its size. ``scores`` marks what depends on the number of classes, besides
-    the head ``logits``.
+    the head ``logits``, or else may be missing from a checkpoint, such as a pooler.
     """
 
     source: str
@@ -146,7 +146,8 @@ def _ending_orderly(network: nn.Module, found_all: Callable[[], bool]) -> Iterat
 class HookTaps(nn.Module):
     """A network whose forward returns the tensors of ``sources``, each through its take, in that order.
 
-    Hooks are on the modules only while a forward runs. A module that runs several times counts with its last output.
+    Hooks are on the modules only while a forward runs. A module that runs several times counts with its last output;
+    ``read`` says what of an output is meant, where a library's modules return more than a tensor.
     ``events`` is how many wanted tensors a whole run makes: counted in a run without ``stop_after``, and given back as
     ``stop_after`` it lets later runs end early. Runs on one network are serialised, since its hooks are shared.
     """
@@ -159,12 +160,14 @@ class HookTaps(nn.Module):
         stop_after: int | None = None,
         *,
         run: Runner,
+        read: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.takes = nn.ModuleList(takes)
         self.sources = tuple(sources)
         self.run = run
+        self.read = read
         self.stop_after = stop_after
         self.events = 0
 
@@ -196,7 +199,7 @@ class HookTaps(nn.Module):
             _ending_orderly(self.network, lambda: events == self.stop_after) if exporting else contextlib.nullcontext()
         )
         handles = [
-            module.register_forward_hook(lambda _, __, output, source=source: keep(source, output))
+            module.register_forward_hook(lambda _, __, output, source=source: keep(source, self._given(output)))
             for source, module in self._wanted()
         ]
         try:
@@ -221,6 +224,9 @@ class HookTaps(nn.Module):
                 "modules that the network runs in evaluation mode",
             )
         return tuple(found.get(position) for position in range(len(self.sources)))
+
+    def _given(self, output: Any) -> Any:
+        return output if self.read is None else self.read(output)
 
     def _wanted(self) -> Iterator[tuple[str, nn.Module]]:
         modules = dict(self.network.named_modules())

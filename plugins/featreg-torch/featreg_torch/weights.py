@@ -9,11 +9,22 @@ import attrs
 import torch
 from torch import nn
 
-from featreg.plugin import Mismatch, WeightsReport, compare, errors, is_counter, map_in_order, unwrap
+from featreg.plugin import (
+    CanonicalNames,
+    Mismatch,
+    WeightsReport,
+    compare,
+    draw_weight,
+    errors,
+    is_counter,
+    is_drawn_buffer,
+    map_in_order,
+    unwrap,
+)
 from featreg_torch.reading import read_file
 from featreg_torch.vissl import find_vissl
 
-__all__ = ["Checkpoint", "load_into", "pair_in_order", "read_checkpoint"]
+__all__ = ["Checkpoint", "draw_into", "load_into", "pair_in_order", "read_checkpoint"]
 
 _REMEDY = (
     "check the architecture and the number of classes of the checkpoint: a classifier of other classes is left out "
@@ -67,6 +78,17 @@ def load_into(
     state.update(taken)
     module.load_state_dict(state, strict=True)
     return report
+
+
+def draw_into(module: nn.Module, seed: int, names: CanonicalNames) -> None:
+    """Fill a module's parameters and the statistics of its batch normalisation with numbers drawn by canonical name."""
+    own: dict[str, torch.Tensor] = dict(module.named_parameters())
+    own |= {name: value for name, value in module.named_buffers() if is_drawn_buffer(name)}
+    own = {name: value for name, value in own.items() if value.is_floating_point()}
+    canonical = names.apply(own)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(torch.from_numpy(draw_weight(seed, canonical[name], value.shape)))
 
 
 def pair_in_order(

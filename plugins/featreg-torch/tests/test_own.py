@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -398,3 +399,46 @@ def test_weights_that_are_made_of_others(network, images, normalise):
     expected = network.one(network.stem(images))
     with featreg.from_module(network, ["C2"], input_size=(64, 64), array="native") as extractor:
         assert torch.allclose(extractor(images)["C2"], expected)
+
+
+@pytest.mark.parametrize("name", ["embedding", "tokens", "C5"])
+def test_a_module_named_like_a_level_or_head_that_the_network_has_not_is_a_native_name(name):
+    network = nn.Sequential(OrderedDict([(name, nn.Conv2d(3, 8, 16, 16)), ("pool", nn.AdaptiveAvgPool2d(1))]))
+    with featreg.from_module(network, [name], input_size=(64, 64)) as extractor:
+        images = torch.rand(1, 3, 64, 64)
+        assert np.array_equal(extractor(images.numpy())[name], network[0](images).detach().numpy())
+        assert extractor.output_shapes((1, 3, 64, 64))[name] == (1, 8, 4, 4)
+
+
+@pytest.mark.parametrize("preprocess", ["imagenet", {}, 3])
+def test_preprocess_that_is_none_is_refused_at_once(preprocess):
+    with pytest.raises(errors.SpecError, match="Preprocess"):
+        featreg.from_module(nn.Conv2d(3, 8, 3), ["features"], preprocess=preprocess)
+
+
+class Unet(nn.Module):
+    """Poolings that drop a row and column, up again to sides that fit: 65 pixels do, 66 do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.second = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.third = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU())
+        self.up = nn.ConvTranspose2d(16, 8, 2, stride=2)
+
+    def forward(self, images):
+        half = self.second(self.first(images))
+        return self.up(self.third(half)) + half
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 97), (224, 225)])
+def test_levels_are_found_at_an_odd_size_that_only_fits_by_itself(size):
+    network = Unet().eval()
+    extractor = featreg.from_module(network, ["C0", "C1", "C2"], input_size=size)
+    pixels = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    features = extractor.module(pixels)
+    with torch.no_grad():
+        first = network.first(pixels)
+        second = network.second(first)
+        expected = {"C0": first, "C1": second, "C2": network.third(second)}
+    assert all(torch.equal(features[level], expected[level]) for level in expected)

@@ -32,6 +32,9 @@ def run(network, images, wanted):
     yield "output", network(images)
 
 
+hooked = functools.partial(HookTaps, run=run)
+
+
 def describe(network, source, native=(192, 192), **outlet):
     taps = HookTaps(network, [source], [Glance()], run=run)
     rule, seen = find_input_rule(taps, native)
@@ -172,6 +175,25 @@ def test_at_one_size_the_grid_tells_the_layout(make, stored):
     assert (found, info.channels) == (stored, 3)
 
 
+@pytest.mark.parametrize("size", [(65, 97), (224, 225), (63, 95)])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_at_one_odd_size_cells_that_nearly_cover_it_tell_the_layout(size, stride):
+    class Odd(nn.Module):
+        def forward(self, images):
+            assert images.shape[2:] == size
+            return nn.functional.avg_pool2d(images, stride).repeat(1, 3, 1, 1)
+
+    _, (info, stored) = describe(build_on_meta(Odd), "output", native=size)
+    assert (stored, info.reduction) == ("nchw", stride)
+    assert info.shape(1, *size) == (1, 9, size[0] // stride, size[1] // stride)
+
+
+def test_at_one_size_attention_of_tokens_by_tokens_is_no_map():
+    weights = build_on_meta(lambda: Fixed(lambda images: images.new_empty(2, 3, 25, 25)))
+    with pytest.raises(errors.CapabilityError, match="no grid"):
+        describe(weights, "output", native=(32, 32))
+
+
 def test_at_one_size_what_is_no_grid_is_no_map():
     heads = build_on_meta(lambda: Fixed(lambda images: images.new_empty(2, 3, 17, 64)))
     with pytest.raises(errors.CapabilityError, match="no grid"):  # attention heads, say
@@ -213,13 +235,79 @@ class Cube(nn.Module):
 def test_at_one_size_what_a_convolution_or_a_norm_made_is_channels_first():
     network = build_on_meta(Cube)
     names = [name for name, _ in network.named_modules() if name]
-    blueprint = Blueprint(network, Plan([], names, functools.partial(HookTaps, run=run)), (32, 32))
+    blueprint = Blueprint(network, Plan([], names, hooked), (32, 32))
     shapes = {node.name: node.shape for node in blueprint.nodes()}
     assert shapes == {
         **dict.fromkeys(("stem", "stem.0", "stem.1"), (16, 16, 16)),
         **dict.fromkeys(("last", "last.0", "last.1"), (5, 13, 13)),
         "twin": None,
     }
+
+
+class Lookup(nn.Module):
+    """Patches of 8 pixels with a row of a table for each along one axis; ``rows`` says which, ``table`` of what."""
+
+    def __init__(self, rows, table=lambda table, length: table):
+        super().__init__()
+        self.rows, self.table = rows, table
+        self.positions = nn.Parameter(torch.zeros(2 * 8 - 1, 3))
+
+    def forward(self, images):
+        patches = nn.functional.avg_pool2d(images, 8)
+        length = patches.shape[2]
+        rows = self.table(self.positions, length)[self.rows(length).to(images.device)]
+        return patches + rows.sum().reshape(1, 1, 1, 1)
+
+
+def distances(length):
+    places = torch.arange(length)
+    return places[:, None] - places[None] + length - 1
+
+
+def resized(table, length):
+    return nn.functional.interpolate(table.T[None], 2 * length - 1, mode="linear")[0].T
+
+
+def test_more_rows_of_a_table_than_at_the_native_size_are_not_taken_for_granted():
+    build = lambda: Lookup(distances)  # noqa: E731
+    with pytest.raises(IndexError):
+        build()(torch.zeros(1, 3, 72, 72))
+    rule, _ = describe(build_on_meta(build), "output", native=(64, 64))
+    assert rule == InputRule(fixed=(64, 64))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: Lookup(distances, resized), lambda: Lookup(lambda _: distances(7))],
+    ids=["table resized", "window"],
+)
+@pytest.mark.parametrize("side", [8, 40, 264])
+def test_a_table_that_is_resized_and_the_index_of_a_window_bound_no_size(build, side):
+    rule, (info, _) = describe(build_on_meta(build), "output", native=(64, 64))
+    assert rule == InputRule(multiple_of=1, minimum=(8, 8))
+    assert info.shape(1, side, side) == tuple(build()(torch.zeros(1, 3, side, side)).shape)
+
+
+class Heads(nn.Module):
+    """A batch of token sequences, and a bias of as many heads as there are images in a probe."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.bias = nn.Identity(), nn.Identity()
+        self.table = nn.Parameter(torch.zeros(2, 16, 16))
+
+    def forward(self, images):
+        tokens = self.tokens(nn.functional.avg_pool2d(images, 8).flatten(2).transpose(1, 2))
+        return tokens + self.bias(self.table)[0, :, :3]
+
+
+def test_what_is_as_long_as_the_batch_by_chance_is_no_feature():
+    network = build_on_meta(Heads)
+    plan = Plan([Outlet("tokens", head="features", kind="map", reduction=8)], ["tokens", "bias"], hooked)
+    blueprint = Blueprint(network, plan, (32, 32))
+    assert {node.name: node.shape for node in blueprint.nodes()} == {"tokens": (16, 3), "bias": None}
+    with pytest.raises(errors.CapabilityError, match="no output per image"):
+        blueprint.read([Outlet("bias", strides=(8,))])
 
 
 def test_an_interruption_is_not_a_refusal_of_the_size():
