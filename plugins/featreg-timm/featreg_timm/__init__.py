@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from featreg.plugin import BackendSpec, hookimpl
+from collections.abc import Iterator
+
+from featreg.plugin import BackendSpec, Case, hookimpl
 from featreg_torch import CAPABILITIES as TORCH_CAPABILITIES
 
 CAPABILITIES = (*TORCH_CAPABILITIES, "output_stride")
@@ -22,3 +24,11 @@ def featreg_backends() -> list[BackendSpec]:
             install='pip install "featreg[timm]"',
         )
     ]
+
+
+@hookimpl
+def featreg_conformance_cases(backend: str) -> Iterator[Case]:
+    """What the conformance kit tries, with an oracle for each model."""
+    from featreg_timm.cases import conformance_cases
+
+    return conformance_cases()

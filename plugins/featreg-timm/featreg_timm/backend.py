@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -17,21 +17,29 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from timm.data import resolve_data_config
 from torch import nn
 
-from featreg.plugin import Preprocess, Size, errors
+from featreg.plugin import ExtractionRequest, Preprocess, Size, errors, is_path, synthetic_seed
 from featreg_timm import CAPABILITIES
 from featreg_timm.hubs import HUBS, hub_cache, read_config
+from featreg_timm.likeness import deviations
+from featreg_timm.networks import create_network, resample
+from featreg_timm.options import OPTIONS, Build, check_build, check_values, read_build
 from featreg_timm.sources import begins_with_class, count_prefix_tokens, find_outlets, native_names, tap
 from featreg_torch.backend import TorchBackend, Variant
-from featreg_torch.blueprint import Plan
+from featreg_torch.blueprint import Blueprint, Plan
 from featreg_torch.shapes import build_on_meta
+from featreg_torch.weights import Checkpoint
 
 __all__ = ["TimmBackend"]
 
 
 class TimmBackend(TorchBackend):
-    """The backend ``timm``. Model names may carry a tag, as in timm itself: ``resnet50.a1_in1k``."""
+    """The backend ``timm``. Model names may carry a tag, as in timm itself: ``resnet50.a1_in1k``.
+
+    Its options ``img_size``, ``num_classes`` and ``dynamic_img_size`` are arguments of ``timm.create_model``.
+    """
 
     name: ClassVar[str] = "timm"
+    options: ClassVar[tuple[str, ...]] = (*TorchBackend.options, *OPTIONS)
     capabilities: ClassVar[tuple[str, ...]] = CAPABILITIES
     package: ClassVar[str | None] = "featreg_timm"
     hubs: ClassVar[tuple[str, ...]] = HUBS
@@ -61,17 +69,26 @@ class TimmBackend(TorchBackend):
 
     def build(self, variant: Variant) -> nn.Module:
         _config(variant)  # of a hub's weights: raises what is wrong with them
+        build = _build_of(variant)
         try:
-            network: nn.Module = timm.create_model(_full_name(variant), pretrained=False, **_dilation(variant))
-        except (TypeError, NotImplementedError, AssertionError) as error:
+            network = create_network(_full_name(variant), variant.output_stride, build, pretrained=False)
+        except (TypeError, ValueError, NotImplementedError, AssertionError) as error:
             if variant.output_stride is None:
                 raise
-            raise errors.CapabilityError(
-                f"timm:{variant.model} cannot be built with output_stride={variant.output_stride}",
-                "a stride that timm can reach by dilation, 8, 16 or 32 in most convolutional nets",
-                str(error),
-            ) from error
+            raise _refusal(variant, error) from error
+        check_build(network, variant.model, build)
         return network
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        super().check_options(options)
+        check_values(options)
+
+    def convert(self, checkpoint: Checkpoint, network: nn.Module, variant: Variant) -> Checkpoint:
+        build = _build_of(variant)
+        return resample(checkpoint, network, _full_name(variant), build) if "img_size" in dict(build) else checkpoint
+
+    def deviations(self, variant: Variant) -> Sequence[str]:
+        return deviations(self._blueprint(variant).network, variant.model)
 
     def supported(self, variant: Variant) -> Sequence[str]:
         if variant.output_stride is None and not _dilates(self, variant.model):
@@ -89,7 +106,7 @@ class TimmBackend(TorchBackend):
         return Plan(outlets, names, tap, prefix_tokens, class_token=begins_with_class(network))
 
     def preprocess(self, variant: Variant) -> Preprocess:
-        config = resolve_data_config({}, pretrained_cfg=_config(variant))
+        config = _data_config(variant)
         _, height, width = config["input_size"]
         scale = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
         fill = tuple(round(255 * value) for value in config["mean"])
@@ -106,12 +123,39 @@ class TimmBackend(TorchBackend):
         )
 
     def native_size(self, variant: Variant) -> Size:
-        _, height, width = resolve_data_config({}, pretrained_cfg=_config(variant))["input_size"]
+        _, height, width = _data_config(variant)["input_size"]
         return (height, width)
 
     def pretrained(self, variant: Variant, tag: str) -> nn.Module:
-        network: nn.Module = timm.create_model(_full_name(variant), pretrained=True, **_dilation(variant))
-        return network
+        return create_network(_full_name(variant), variant.output_stride, _build_of(variant), pretrained=True)
+
+    def _draw(self, variant: Variant) -> Blueprint:
+        """As any backend; whatever timm raises for a network with options of its own is because of them."""
+        try:
+            return super()._draw(variant)
+        except errors.FeatregError:
+            raise
+        except Exception as error:
+            if not _build_of(variant):
+                raise
+            raise _refusal(variant, error) from error
+
+    def _requested(self, request: ExtractionRequest) -> Variant:
+        variant, build = super()._requested(request), read_build(request.options)
+        if not build:
+            return variant
+        variant = BuiltVariant(**attrs.asdict(variant), build=build)
+        weights = request.weights
+        if weights is not None and synthetic_seed(weights) is None and (_is_hub(variant) or not is_path(weights)):
+            _check_classes(variant)
+        return variant
+
+
+@attrs.frozen
+class BuiltVariant(Variant):
+    """A variant that timm builds with options of its own."""
+
+    build: Build = ()
 
 
 @functools.cache
@@ -126,8 +170,31 @@ def _dilates(backend: TimmBackend, model: str) -> bool:
     return False
 
 
-def _dilation(variant: Variant) -> dict[str, Any]:
-    return {} if variant.output_stride is None else {"output_stride": variant.output_stride}
+def _build_of(variant: Variant) -> Build:
+    return variant.build if isinstance(variant, BuiltVariant) else ()
+
+
+def _refusal(variant: Variant, error: Exception) -> errors.CapabilityError:
+    dilation = {} if variant.output_stride is None else {"output_stride": variant.output_stride}
+    asked = ", ".join(f"{name}={value}" for name, value in {**dilation, **dict(_build_of(variant))}.items())
+    expected = "a stride that timm can reach by dilation, 8, 16 or 32 in most convolutional nets"
+    return errors.CapabilityError(
+        f"timm:{variant.model} cannot be built with {asked}",
+        expected if dilation else "options that timm's network takes",
+        str(error),
+    )
+
+
+def _check_classes(variant: BuiltVariant) -> None:
+    """Refuse other classes than those of pretrained weights: timm would leave the classifier random."""
+    wanted, there = dict(variant.build).get("num_classes"), _config(variant).get("num_classes")
+    if wanted not in (None, there):
+        raise errors.WeightsError(
+            f"the weights {variant.tag or 'default'!r} of timm:{variant.model} have no classifier of {wanted} classes",
+            f"num_classes={there}",
+            f"num_classes={wanted}",
+            remedy="leave the option out, or pass the file of a checkpoint that has one",
+        )
 
 
 def _is_hub(variant: Variant) -> bool:
@@ -146,3 +213,10 @@ def _config(variant: Variant) -> dict[str, Any]:
         return read_config(str(variant.tag), variant.model)
     config = timm.get_pretrained_cfg(_full_name(variant))
     return config.to_dict() if config is not None else {}
+
+
+def _data_config(variant: Variant) -> dict[str, Any]:
+    """Timm's preprocessing, for images of the size that the network is built for."""
+    size = dict(_build_of(variant)).get("img_size")
+    config: dict[str, Any] = resolve_data_config({"input_size": size and (3, *size)}, pretrained_cfg=_config(variant))
+    return config

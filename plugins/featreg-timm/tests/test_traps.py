@@ -81,3 +81,15 @@ def test_plain_transformers_have_blocks_maps_and_tokens_at_once():
     rows, columns = maps[3].shape[2:]
     patches = features["blocks.3"][:, network.num_prefix_tokens :]
     assert np.array_equal(patches.reshape(2, rows, columns, -1).transpose(0, 3, 1, 2), features["block.3"])
+
+
+def test_no_size_is_promised_beyond_the_tables_of_relative_positions():
+    network = timm.create_model("mvitv2_tiny").eval()
+    with torch.no_grad(), pytest.raises(IndexError):
+        network(torch.zeros(1, 3, 225, 225))
+    with torch.device("meta"), torch.no_grad():
+        assert timm.create_model("mvitv2_tiny").eval()(torch.empty(1, 3, 225, 225)).shape == (1, 1000), "no numbers"
+    info = featreg.describe("timm:mvitv2_tiny")
+    assert info.input_rule.fixed == (224, 224)
+    with pytest.raises(errors.InputError):
+        info.resolve("C5").shape(1, 225, 225)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import linecache
 import math
 import operator
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -112,6 +114,7 @@ class Trace:
             for node, shape in recorder.shapes.items():
                 if node in names:
                     found[names[node]][size] = shape
+        _forget(_source(module))
         return {name: shapes for name, shapes in found.items() if native in shapes}
 
 
@@ -160,6 +163,7 @@ class GraphTaps:
         wanted = [twins[_find(trace, source)] for source in sources]
         output = _cut(graph, wanted)
         module = fx.GraphModule(network, graph)  # after the cut, for it takes every parameter that the graph names
+        _forget(_source(module))
         taken = []
         for position, (node, take) in enumerate(zip(wanted, takes, strict=True)):
             module.add_submodule(f"take_{position}", take)
@@ -167,7 +171,19 @@ class GraphTaps:
                 taken.append(graph.call_module(f"take_{position}", (twins[trace.input], node)))
         output.args = (tuple(taken),)
         module.recompile()
+        weakref.finalize(module, _forget, _source(module)).atexit = False
         return module
+
+
+def _source(module: fx.GraphModule) -> str:
+    """The name under which Python finds the text of a graph's program."""
+    return str(module.forward.__code__.co_filename)
+
+
+def _forget(source: str) -> None:
+    """Let go of the text of a graph's program, which torch.fx keeps for ever of each one that it compiles."""
+    linecache.cache.pop(source, None)
+    fx.graph_module._loader.eval_cache.pop(source, None)
 
 
 def _find(trace: Trace, source: str) -> fx.Node:

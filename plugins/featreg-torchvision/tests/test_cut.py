@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import gc
+import linecache
 
 import numpy as np
 import pytest
@@ -105,3 +107,17 @@ def test_pooled_is_what_the_layer_takes_that_makes_the_output(added, pooled):
     heads = {outlet.head: outlet.source for outlet in find_outlets(Trace(network), (64, 64)) if outlet.head}
     assert heads["logits"] == ("add" if added else "drop")
     assert heads.get("pooled") == pooled
+
+
+def kept_programs():
+    gc.collect()
+    return [key for key in (*linecache.cache, *torch.fx.graph_module._loader.eval_cache) if "eval_with_key" in key]
+
+
+def test_nothing_of_a_graph_s_program_is_left_when_it_is_gone():
+    before = set(kept_programs())
+    with featreg.create_extractor("torchvision:squeezenet1_1", ["C1"]) as extractor:
+        extractor(np.zeros((1, 3, 64, 64), np.float32))
+        assert len(set(kept_programs()) - before) == 1, "the one that runs"
+    del extractor
+    assert set(kept_programs()) <= before

@@ -147,3 +147,10 @@ def test_the_last_operation_at_a_stride_is_no_level():
 def test_an_auxiliary_head_that_takes_fewer_sizes_does_not_hide_the_training_graph():
     nodes = {node.name: node.shape for node in featreg.list_nodes("torchvision:inception_v3", train=True)}
     assert nodes["AuxLogits.fc"] == (1000,)
+
+
+def test_a_node_with_as_many_heads_as_a_probe_has_images_is_refused():
+    """The relative position bias of two heads is no batch of two sequences."""
+    node = "blocks.0.layers.0.layers.grid_attention.attn_layer.1.permute_3"
+    with pytest.raises(errors.CapabilityError, match="no output per image"):
+        featreg.create_extractor("torchvision:maxvit_t", [node], weights=None)
