@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from featreg.plugin import BackendSpec, hookimpl
+from collections.abc import Iterable
 
-CAPABILITIES = ("native_array", "native_names", "weights")
+from featreg.plugin import BackendSpec, Case, hookimpl
+
+CAPABILITIES = ("native_array", "native_names", "synthetic_weights", "weights")
 
 
 @hookimpl
@@ -22,3 +24,11 @@ def featreg_backends() -> list[BackendSpec]:
             wraps=("mindspore.nn.cell.Cell",),
         )
     ]
+
+
+@hookimpl
+def featreg_conformance_cases(backend: str) -> Iterable[Case]:
+    """A network of each kind that the backend tells apart, with an oracle."""
+    from featreg_mindspore.cases import cases
+
+    return list(cases())

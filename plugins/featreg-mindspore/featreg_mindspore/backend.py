@@ -15,8 +15,10 @@ from featreg.plugin import (
     NodeInfo,
     Preprocess,
     Size,
+    canonical_names,
     check_refused,
     errors,
+    synthetic_seed,
     watch_path,
 )
 from featreg_mindspore import CAPABILITIES, networks, weights
@@ -100,6 +102,8 @@ class MindsporeBackend(Backend):
             weights.load_default(model, network)
         own = weights.parameters(network)
         drop(network, find_unused(learnt.network, opened.taps, info.input_size, learnt.fake))
+        if (seed := synthetic_seed(request.weights)) is not None:
+            weights.draw_into(own, seed, canonical_names("featreg_mindspore", model))
         if checkpoint is not None:
             spare = own.keys() - weights.parameters(network).keys()
             opened.weights_report = weights.load_into(own, checkpoint, source, family, spare)
@@ -168,7 +172,7 @@ def _check_options(model: str, options: Mapping[str, Any]) -> None:
 
 
 def _checkpoint(request: ExtractionRequest) -> Checkpoint | None:
-    if request.weights in (None, "default"):
+    if request.weights in (None, "default") or synthetic_seed(request.weights) is not None:
         if "ema" in request.options:
             raise errors.CapabilityError(
                 "the option 'ema' is for the file of a checkpoint", "its path, as weights", str(request.weights)

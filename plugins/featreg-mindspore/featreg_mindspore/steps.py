@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from featreg.plugin import FeatureInfo, Size, Step, errors
+from featreg.plugin import FeatureInfo, Shape, Size, Step, describe_output, errors, stride_of
 from featreg_mindspore.libraries import nn
-from featreg_mindspore.shapes import Shape, describe, stride_of
 from featreg_mindspore.trace import WHOLE, Event, Source
 
 __all__ = ["Shapes", "as_steps"]
@@ -56,7 +55,7 @@ def as_steps(
 def _as_map(name: str, shapes: Mapping[Size, Shape | None], size: Size, period: int | None) -> FeatureInfo | None:
     """An output as a map, tokens of patches too; None for all else."""
     try:
-        feature = describe(name, shapes, size, period, as_map=True).feature
+        feature = describe_output(name, shapes, size, period, as_map=True).feature
     except errors.CapabilityError:
         return None
     return feature if feature.kind == "map" else None

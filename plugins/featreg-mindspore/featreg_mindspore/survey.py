@@ -10,9 +10,8 @@ from typing import Any
 
 import attrs
 
-from featreg.plugin import FeatureInfo, InputRule, NodeInfo, Size, errors
+from featreg.plugin import Described, FeatureInfo, InputRule, NodeInfo, Shape, Size, describe_output, errors
 from featreg_mindspore.layout import Place, find_convolution, total_stride
-from featreg_mindspore.shapes import Described, Shape, describe
 from featreg_mindspore.trace import Event, Source, observe
 
 __all__ = ["Prober", "Survey", "survey"]
@@ -28,9 +27,9 @@ Prober = Callable[[Size], list[Event]]
 class Survey:
     """A network's outputs at the sizes seen so far.
 
-    ``size`` is the network's own, ``period`` as in :mod:`featreg_mindspore.shapes`. ``types`` holds the class of every
-    cell that runs, by name, in the order in which they finish, and ``calls`` how often each does. ``class_token`` says
-    that the first of its prefix tokens, if it has any, is a class token.
+    ``size`` is the network's own, ``period`` as in :func:`featreg.plugin.describe_output`. ``types`` holds the class of
+    every cell that runs, by name, in the order in which they finish, and ``calls`` how often each does.
+    ``class_token`` says that the first of its prefix tokens, if it has any, is a class token.
     """
 
     size: Size
@@ -60,7 +59,8 @@ class Survey:
         shapes = {at: seen.get(place.source) for at, seen in self.shapes.items()}
         keys: dict[str, Any] = {"level": place.level, "index": place.index, "head": place.head}
         at = size if size in shapes else self.size
-        found = describe(place.name, shapes, at, self.period, as_map=place.as_map, as_vector=place.as_vector, **keys)
+        keys["as_vector"] = place.as_vector
+        found = describe_output(place.name, shapes, at, self.period, as_map=place.as_map, **keys)
         first = self.class_token and found.feature.prefix_tokens > 0
         return replace(found, feature=attrs.evolve(found.feature, class_token=first))
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from featreg.plugin import FeatureInfo, Size
+from featreg.plugin import FeatureInfo, Form, Size
 from featreg_mindspore.fake import faking
 from featreg_mindspore.libraries import mindspore
 from featreg_mindspore.runtime import eager
-from featreg_mindspore.shapes import Form
 from featreg_mindspore.trace import BATCH, Source, cells, run, watching
 
 __all__ = ["Tap", "arrange", "collect", "drop", "find_unused"]
@@ -22,7 +21,7 @@ __all__ = ["Tap", "arrange", "collect", "drop", "find_unused"]
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a feature is taken, and how the network lays it out (see :class:`featreg_mindspore.shapes.Described`).
+    """Where a feature is taken, and how the network lays it out (see :class:`featreg.plugin.Described`).
 
     The source's ``call`` is a count from 0: a network runs no further than to the last array that is asked for.
     """

@@ -11,11 +11,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from featreg.plugin import Size, errors
+from featreg.plugin import Shape, Size, errors
 from featreg_mindspore.fake import faking
 from featreg_mindspore.libraries import mindspore
 from featreg_mindspore.runtime import eager
-from featreg_mindspore.shapes import Shape
 
 __all__ = ["BATCH", "WHOLE", "Event", "Source", "cells", "message", "observe", "run", "shape_of", "trace", "watching"]
 

@@ -15,14 +15,35 @@ from typing import Any
 import attrs
 import numpy as np
 
-from featreg.plugin import Mismatch, WeightsReport, compare, errors, identify_state, is_counter, map_in_order
+from featreg.plugin import (
+    CanonicalNames,
+    Mismatch,
+    WeightsReport,
+    compare,
+    draw_weight,
+    errors,
+    identify_state,
+    is_counter,
+    is_drawn_buffer,
+    map_in_order,
+)
 from featreg_mindspore.families import Family, Source
 from featreg_mindspore.libraries import mindcv, mindspore
 from featreg_mindspore.likeness import add_biases
 from featreg_mindspore.reading import Checkpoint, as_array, read_checkpoint
 from featreg_mindspore.trace import message
 
-__all__ = ["find_source", "identify_cell", "load_default", "load_into", "misfit", "parameters", "prepare"]
+__all__ = [
+    "draw_into",
+    "find_source",
+    "identify_cell",
+    "load_default",
+    "load_into",
+    "misfit",
+    "parameters",
+    "prepare",
+    "torch_names",
+]
 
 _KINDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 """torch's names for what a normalising layer keeps, and MindSpore's."""
@@ -89,6 +110,26 @@ def load_into(
     for name in own.keys() - kept:
         own[name].set_data(mindspore.Tensor(given[name], dtype=own[name].dtype))
     return attrs.evolve(report, ignored=(*report.ignored, *dropped))
+
+
+def draw_into(own: Mapping[str, Any], seed: int, names: CanonicalNames) -> None:
+    """Fill a network's :func:`parameters` with numbers drawn by canonical name.
+
+    What a network keeps as a parameter and does not learn is left as it is, but for the statistics of batch
+    normalisation.
+    """
+    torchs = torch_names(own)
+    canonical = names.apply(torchs.values())
+    for name, value in own.items():
+        if value.requires_grad or is_drawn_buffer(name):
+            value.set_data(mindspore.Tensor(draw_weight(seed, canonical[torchs[name]], value.shape)))
+
+
+def torch_names(own: Iterable[str]) -> dict[str, str]:
+    """The names of a network's parameters with torch's kinds in place of MindSpore's."""
+    kinds = {mine: theirs for theirs, mine in _KINDS.items()}
+    split = {name: name.rpartition(".") for name in own}
+    return {name: f"{layer}{dot}{kinds.get(kind, kind)}" for name, (layer, dot, kind) in split.items()}
 
 
 def identify_cell(cell: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from featreg.plugin import BackendSpec, hookimpl
+from collections.abc import Iterable
+
+from featreg.plugin import BackendSpec, Case, hookimpl
 from featreg_torch import CAPABILITIES as TORCH_CAPABILITIES
 
 CAPABILITIES = (*TORCH_CAPABILITIES, "text")
@@ -22,3 +24,11 @@ def featreg_backends() -> list[BackendSpec]:
             install='pip install "featreg[open_clip]"',
         )
     ]
+
+
+@hookimpl
+def featreg_conformance_cases(backend: str) -> Iterable[Case]:
+    """Small networks of every make, with oracles."""
+    from featreg_open_clip.cases import cases
+
+    return list(cases())
