@@ -1,0 +1,3 @@
+from featreg.conformance import suite
+
+test_conformance = suite("onnx")
