@@ -7,6 +7,7 @@ from importlib import metadata, util
 import numpy as np
 
 import featreg
+from featreg.conformance.agreement.architectures import load_architectures
 
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "mindspore", "zarr", "pyarrow", "PIL", "tqdm")
 
@@ -25,7 +26,8 @@ def main() -> None:
     assert "site-packages" in str(featreg.__file__), featreg.__file__
     assert not [name for name in HEAVY if util.find_spec(name)], "the core brought a framework along"
     names = {path.name for path in metadata.files("featreg") or ()}
-    assert "py.typed" in names, names
+    assert {"py.typed", "copier.yml"} <= names, names
+    assert len(load_architectures()) > 10, "the tables of architectures are not in the wheel"
     assert featreg.list_backends() == ("numpy",), featreg.list_backends()
     with featreg.create_extractor("numpy:tinynet", ["C5", "pooled"]) as extractor:
         features = extractor(np.zeros((2, 3, 64, 64), np.float32))

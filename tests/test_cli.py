@@ -289,7 +289,8 @@ def test_doctor_json() -> None:
     ]
     assert backends["mine"]["requirements"][0]["satisfied"] is True
     assert backends["broken"]["failure"]["type"] == "PluginImportError"
-    assert set(found["extras"]) == {"data", "mindspore", "open_clip", "timm", "torch", "torchvision"}
+    plugins = {"mindspore", "onnx", "open_clip", "timm", "torch", "torchvision", "transformers"}
+    assert set(found["extras"]) == {"conformance", "data", "new_plugin", *plugins}
 
 
 def test_doctor_finds_a_factory_that_is_not_there(plugins: Any, monkeypatch: pytest.MonkeyPatch) -> None:

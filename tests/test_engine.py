@@ -511,3 +511,18 @@ def test_overflow_on_the_way_to_float16_is_an_error_of_its_row(tmp_path):
     assert store["loud"][:, 0].tolist()[::3] == [65000 - 65000 % 32 + 0, 3000]
     assert np.isnan(store["loud"][1:3]).all()
     assert "range of float16" in store.errors["1.png"]
+
+
+def test_an_open_extractor_in_place_of_a_model_stays_open(tmp_path: Path) -> None:
+    with featreg.create_extractor("numpy:tinynet", LAYERS) as extractor:
+        store = featreg.extract(PHOTOS, tmp_path / "given.zarr", extractor)
+        wanted = featreg.extract(PHOTOS, tmp_path / "named.zarr", "numpy:tinynet", LAYERS)
+        assert store.manifest.request == wanted.manifest.request
+        for layer in LAYERS:
+            assert np.array_equal(store[layer][:], wanted[layer][:])
+        extractor(np.zeros((1, 3, 64, 64), np.float32))
+        with pytest.raises(SpecError, match="has its request"):
+            featreg.extract(PHOTOS, tmp_path / "both.zarr", extractor, ["C1"])
+        with pytest.raises(SpecError, match="has its request"):
+            featreg.extract(PHOTOS, tmp_path / "both.zarr", extractor, weights=None)
+    assert not (tmp_path / "both.zarr").exists()

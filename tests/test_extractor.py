@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
@@ -290,6 +292,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "native_array": {"array": "native"},
     "output_stride": {"output_stride": 8},
     "weights": {"weights": "default"},
+    "synthetic_weights": {"weights": "synthetic:0"},
     "float16": {"dtype": "float16"},
     "bfloat16": {"dtype": "bfloat16"},
     "cuda": {"device": "cuda:1"},
@@ -309,6 +312,49 @@ def test_capability_of_the_backend_and_of_the_model(capability: str) -> None:
         featreg.create_extractor("fake:net", "C1", registry=OneRegistry(backend), **fields)
     assert backend.opened.closed == 1, "what was opened is closed again"
     assert featreg.create_extractor("fake:net", "C1", registry=OneRegistry(OneBackend()), **fields)
+
+
+class Waiting(Honest):
+    """Stays in its first call until it is let go."""
+
+    entered: threading.Event
+    let_go: threading.Event
+
+    def forward(self, batch: Any) -> Sequence[Any]:
+        if not self.entered.is_set():
+            self.entered.set()
+            assert self.let_go.wait(60)
+        return super().forward(batch)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_calls_from_several_threads_at_once_are_a_capability(declared: bool) -> None:
+    capabilities = tuple(name for name in CAPABILITIES if declared or name != "thread_safe")
+    kind: Any = type("Fresh", (Waiting,), {"entered": threading.Event(), "let_go": threading.Event()})
+    registry = OneRegistry(OneBackend(kind, attrs.evolve(INFO, capabilities=capabilities)), capabilities)
+    extractor = featreg.create_extractor("fake:net", "C1", registry=registry)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(extractor, images())
+        assert kind.entered.wait(60)
+        try:
+            if declared:
+                assert extractor(images())["C1"].shape == (2, 4, 4, 4)
+            else:
+                with pytest.raises(errors.CapabilityError, match="in use by another thread"):
+                    extractor(images())
+        finally:
+            kind.let_go.set()
+        assert first.result()["C1"].shape == (2, 4, 4, 4)
+    assert extractor(images())["C1"].shape == (2, 4, 4, 4)
+
+
+def test_a_call_that_failed_holds_no_later_one_up() -> None:
+    capabilities = tuple(name for name in CAPABILITIES if name != "thread_safe")
+    registry = OneRegistry(OneBackend(info=attrs.evolve(INFO, capabilities=capabilities)), capabilities)
+    extractor = featreg.create_extractor("fake:net", "C1", registry=registry)
+    with pytest.raises(errors.InputError):
+        extractor(images(2, 2, 8, 8))
+    assert extractor(images())["C1"].shape == (2, 4, 4, 4)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------

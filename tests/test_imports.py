@@ -46,6 +46,9 @@ def modules_after(code: str) -> set[str]:
         "import featreg; assert featreg.list_models('numpy') == ('tinynet',)",
         "import featreg; featreg.describe('numpy:tinynet')",
         "import featreg.plugin",
+        "import featreg.conformance; assert featreg.conformance.make_plan('numpy').items",
+        CLI.format(["conform", "--list"]),
+        CLI.format(["conform", "numpy", "--check", "values.repeat"]),
         CLI.format(["backends"]),
         CLI.format(["backends", "--json"]),
         CLI.format(["--help"]),
@@ -70,6 +73,15 @@ def test_help_imports_no_subcommand(arguments: list[str]) -> None:
     assert "featreg.cli.catalogue" not in loaded
     assert "featreg.cli.extract" not in loaded
     assert not {"numpy", "cattrs", "pluggy"} & loaded
+
+
+def test_the_pytest_plugin_imports_nothing_of_featreg() -> None:
+    loaded = modules_after("import pytest_featreg")
+    assert not {name for name in loaded if name.partition(".")[0] in {"featreg", "numpy", "attr"}}
+
+
+def test_the_kit_needs_no_pytest() -> None:
+    assert not {"pytest", "hypothesis"} & modules_after("import featreg.conformance; featreg.conformance.make_plan")
 
 
 def test_listing_needs_no_cattrs() -> None:

@@ -357,7 +357,8 @@ class Special(Module):
 
 
 def test_only() -> None:
-    assert registry(FEATREG_ONLY=" numpy , absent ").names() == ("numpy",)
+    with pytest.warns(UserWarning, match="no installed backend: absent"):
+        assert registry(FEATREG_ONLY=" numpy , absent ").names() == ("numpy",)
 
 
 def test_disable(plugins: Any) -> None:
@@ -415,6 +416,15 @@ def test_unknown_model(model: str) -> None:
         registry(FEATREG_ONLY="numpy").resolve(model)
     assert "featreg models numpy" in caught.value.remedy
     assert caught.value.matches == (("tinynet",) if model == "numpy:tinynat" else caught.value.matches)
+
+
+def test_a_backend_says_what_to_do_about_an_unknown_model(plugins: Any) -> None:
+    """One that takes more than it lists, such as files."""
+    suggesting = 'def suggest(self, model): return (model + ".net",), "give a path"'
+    plugins.backend("files", GOOD.format(name="files").replace("def open", f"{suggesting}\n        def open"))
+    with pytest.raises(errors.UnknownModelError) as caught:
+        registry(FEATREG_ONLY="files").resolve("files:mine")
+    assert (caught.value.matches, caught.value.remedy) == (("mine.net",), "give a path")
 
 
 def test_unknown_bare_model() -> None:

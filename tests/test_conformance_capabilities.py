@@ -1,0 +1,172 @@
+"""Each capability is tried both ways; devices, number formats and threads on doubles of the reference backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+from featreg.conformance import make_plan, run_plan, self_test
+from featreg.conformance.checks import native
+from featreg.conformance.checks.requests import FIELDS
+from featreg.conformance.model import all_checks
+from featreg.conformance.mutants.base import Double, DoubleExtractor, all_mutants
+from featreg.conformance.planning import Plan
+from featreg.hookspecs import BackendSpec
+from featreg.plugin import Backend, BackendExtractor
+from featreg.registry import Registry
+from featreg.spec import CAPABILITIES, ExtractionRequest, ModelInfo, Size
+
+MUTANTS = {mutant.name: mutant for mutant in all_mutants()}
+
+
+class Changed(Registry):
+    """The installed backends, of which the reference one declares other capabilities."""
+
+    def __init__(self, capabilities: Sequence[str], kind: Callable[..., BackendExtractor]) -> None:
+        super().__init__({})
+        self.capabilities, self.kind = tuple(capabilities), kind
+
+    def spec(self, name: str) -> BackendSpec:
+        return attrs.evolve(super().spec(name), capabilities=self.capabilities)
+
+    def backend(self, name: str) -> Backend:
+        registry, inner = self, super().backend(name)
+
+        class Opens(Double):
+            def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
+                return attrs.evolve(self.inner.info(model, input_size), capabilities=registry.capabilities)
+
+            def open(self, request: ExtractionRequest) -> BackendExtractor:
+                opened = registry.kind(self.inner.open(request), request)
+                opened.info = attrs.evolve(opened.info, capabilities=registry.capabilities)
+                return opened
+
+        return Opens(inner)
+
+
+def planned(check: str, capabilities: Sequence[str], kind: Callable[..., BackendExtractor] = DoubleExtractor) -> Plan:
+    return make_plan("numpy", registry=Changed(capabilities, kind), checks=[check])
+
+
+def statuses(plan: Plan) -> list[str]:
+    return [outcome.status for outcome in run_plan(plan).outcomes]
+
+
+def fate(plan: Plan, mutant: str) -> str:
+    return self_test(plan, mutants=[MUTANTS[mutant]])[0].fate
+
+
+# --- both ways --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_a_check_tries_each_capability_that_is_declared(capability: str) -> None:
+    assert [check.id for check in all_checks() if capability in check.needs]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_each_capability_that_is_not_declared_is_tried(capability: str) -> None:
+    probed = {*FIELDS, "text", "native_names"}
+    assert capability in probed or capability == "thread_safe"  # which capabilities.one_thread tries
+
+
+@pytest.mark.parametrize("capability", sorted({*CAPABILITIES} - {"weights", "thread_safe"}))
+def test_a_mutant_hides_each_capability(capability: str) -> None:
+    name = f"Hides{capability.title().replace('_', '')}"
+    assert MUTANTS[name].killed_by == "capabilities.undeclared"
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_extractor_for_one_thread_refuses_others() -> None:
+    plan = planned("capabilities.one_thread", ["native_array"])
+    assert statuses(plan) == ["passed"]
+    assert fate(plan, "ClaimsThreads") == "killed"
+    assert not planned("capabilities.thread_safe", ["native_array"]).items
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+class OnCuda:
+    """A NumPy array that says that it lies on a CUDA device."""
+
+    def __init__(self, array: Any) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __array__(self, *arguments: Any, **fields: Any) -> Any:
+        return np.asarray(self.array)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+
+class Gpu(DoubleExtractor):
+    def forward(self, batch: Any) -> Sequence[Any]:
+        return [OnCuda(array) if self.request.device == "cuda" else array for array in self.inner.forward(batch)]
+
+
+def on_cuda(inner: BackendExtractor, request: ExtractionRequest) -> BackendExtractor:
+    return Gpu(inner, request)
+
+
+class Anywhere(Changed):
+    """The reference backend takes every device."""
+
+    def backend(self, name: str) -> Backend:
+        class Takes(Double):
+            def open(self, request: ExtractionRequest) -> BackendExtractor:
+                opened = self.inner.open(attrs.evolve(request, device="cpu"))
+                opened.request = request  # type: ignore[attr-defined]
+                return opened
+
+        return Takes(super().backend(name))
+
+
+CUDA = ["cuda", "native_array"]
+
+
+def test_a_cuda_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_may_have_cuda", lambda: False)
+    monkeypatch.setattr(native, "_torch_has_cuda", lambda: False)
+    plan = planned("capabilities.cuda", CUDA)
+    assert statuses(plan) == ["passed"], "the reference backend knows no such device"
+    assert fate(plan, "RunsOnTheCpu") == "killed"
+
+
+def test_a_cuda_device_that_is_there_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_may_have_cuda", lambda: True)
+    monkeypatch.setattr(native, "_torch_has_cuda", lambda: True)
+    assert statuses(planned("capabilities.cuda", CUDA)) == ["failed"], "it is refused"
+    plan = make_plan("numpy", registry=Anywhere(CUDA, on_cuda), checks=["capabilities.cuda", "arrays.device"])
+    assert statuses(plan) == ["passed", "passed"]
+    assert fate(plan, "RunsOnTheCpu") == "killed"
+
+
+# --- number formats ---------------------------------------------------------------------------------------------------
+
+
+class Halves(DoubleExtractor):
+    """Rounds to the number format that was asked for, as a framework without bfloat16 would."""
+
+    def forward(self, batch: Any) -> Sequence[Any]:
+        outputs = self.inner.forward(batch)
+        if self.request.dtype == "float16":
+            return [array.astype(np.float16) for array in outputs]
+        if self.request.dtype == "bfloat16":
+            return [(array.view(np.uint32) & 0xFFFF0000).view(np.float32) for array in outputs]
+        return outputs
+
+
+def test_number_formats_are_those_asked_for() -> None:
+    plan = planned("arrays.bfloat16_values", ["bfloat16"], Halves)
+    assert statuses(plan) == ["passed"]
+    assert fate(plan, "IgnoresBfloat16") == "killed"
+    plan = planned("arrays.native_dtype", ["float16", "native_array"], Halves)
+    assert statuses(plan) == ["passed"]
+    assert fate(plan, "IgnoresNativeDtype") == "killed"
