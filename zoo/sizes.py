@@ -33,7 +33,7 @@ def allows(rule: Rule, size: Size) -> bool:
 def plan(native: Size, rule: Rule) -> list[Size]:
     """The native size, an oblong one and an odd one, and where the rule excludes these some at its own edges.
 
-    Beyond the issue's three: the oblong size rounded up to the rule's multiple, the least size that the rule allows,
+    Beyond those three: the oblong size rounded up to the rule's multiple, the least size that the rule allows,
     and one size that breaks the rule where none of the others does.
     """
     sizes = [native, OBLONG, ODD]
