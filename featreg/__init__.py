@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from featreg.checkpoints import WeightsReport as WeightsReport
     from featreg.engine import extract as extract
     from featreg.errors import FeatregError as FeatregError
+    from featreg.export import export_store as export_store
     from featreg.extractor import Extractor as Extractor
     from featreg.extractor import create_extractor as create_extractor
     from featreg.extractor import describe as describe
@@ -48,6 +49,7 @@ _HOMES = {
     "create_extractor": "extractor",
     "describe": "extractor",
     "extract": "engine",
+    "export_store": "export",
     "from_module": "extractor",
     "list_backends": "extractor",
     "list_models": "extractor",

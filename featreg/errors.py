@@ -22,8 +22,13 @@
     ├── BackendError              a backend failed, or broke the contract, while it worked
     ├── ImageError                bytes that cannot be made into an RGB image
     ├── SourceError               a data set that cannot be read
+    ├── ErrorRateError            more samples failed than a run puts up with
     └── StoreError                a feature store that cannot be read or written
-        └── StoreExistsError      the path is taken
+        ├── StoreExistsError      the path is taken
+        ├── StoreMismatchError    another run is to go on in it
+        ├── StoreDamagedError     a file of it is not as it was written
+        ├── StoreFullError        there is no room left
+        └── StoreDeniedError      it may not be written to
 
 All of them carry the same five fields, in this order, as positional arguments, so that they survive pickling into
 another process: ``problem``, ``expected``, ``got``, ``matches`` and ``remedy``.
@@ -42,6 +47,7 @@ __all__ = [
     "CapabilityError",
     "DeviceError",
     "DuplicateBackendError",
+    "ErrorRateError",
     "FeatregError",
     "ImageError",
     "InputError",
@@ -54,8 +60,12 @@ __all__ = [
     "SourceError",
     "SpecError",
     "SpecVersionError",
+    "StoreDamagedError",
+    "StoreDeniedError",
     "StoreError",
     "StoreExistsError",
+    "StoreFullError",
+    "StoreMismatchError",
     "UnknownBackendError",
     "UnknownModelError",
     "WeightsError",
@@ -169,12 +179,32 @@ class SourceError(FeatregError):
     """A data set that cannot be read, or that holds no sample."""
 
 
+class ErrorRateError(FeatregError):
+    """More samples failed than the run puts up with; what is finished is kept."""
+
+
 class StoreError(FeatregError):
     """A feature store that cannot be read or written."""
 
 
 class StoreExistsError(StoreError):
     """The path for a new store is taken."""
+
+
+class StoreMismatchError(StoreError):
+    """Another request, other weights or other versions than those that a store was begun with."""
+
+
+class StoreDamagedError(StoreError):
+    """A file of a store is missing, torn or changed."""
+
+
+class StoreFullError(StoreError):
+    """The disk, or the quota, has no room for the features."""
+
+
+class StoreDeniedError(StoreError):
+    """The store may not be written to: read-only, or no permission."""
 
 
 def near_matches(word: str, candidates: Iterable[str], limit: int = 5) -> tuple[str, ...]:

@@ -195,6 +195,11 @@ class Extractor:
         return self.info.preprocess
 
     @property
+    def takes_text(self) -> bool:
+        """Whether it is called with texts in place of images."""
+        return self._takes_text
+
+    @property
     def weights_report(self) -> WeightsReport | None:
         """What was done to the checkpoint's file that ``weights`` names; None for weights of another origin."""
         return self._weights_report

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from featreg.errors import MissingDependencyError
 
-__all__ = ["data_extra"]
+__all__ = ["data_extra", "extra"]
 
 
 @contextmanager
-def data_extra() -> Iterator[None]:
-    """Around the imports that come with ``featreg[data]``: without it the user gets the pip line.
+def extra(name: str, what: str) -> Iterator[None]:
+    """Around the imports that come with ``featreg[name]``: without it the user gets the pip line.
 
-    Raises MissingDependencyError.
+    ``what`` is what needs them, in the plural. Raises MissingDependencyError.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"data sets and stores need {error.name}, which is not installed",
-            "the extra featreg[data]",
-            remedy='pip install "featreg[data]"',
+            f"{what} need {error.name}, which is not installed",
+            f"the extra featreg[{name}]",
+            remedy=f'pip install "featreg[{name}]"',
         ) from error
+
+
+def data_extra() -> AbstractContextManager[None]:
+    """Around the imports that come with ``featreg[data]``."""
+    return extra("data", "data sets and stores")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -15,13 +16,14 @@ import numpy as np
 from featreg.errors import ImageError, RequestError
 from featreg.extras import data_extra
 
-__all__ = ["DECODER", "MAX_PIXELS", "Pixels", "decode", "formats", "suffixes"]
+__all__ = ["DECODER", "MAX_PIXELS", "Pixels", "decode", "formats", "is_image_name", "suffixes", "to_pixels"]
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 with data_extra():
     import PIL
     from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
+    from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 MAX_PIXELS = 89_478_485
 """The most pixels an image may have, decoded or resized: Pillow's own limit, a quarter of a GiB in RGB."""
@@ -40,10 +42,12 @@ DECODER = MappingProxyType(
                 "alpha": "dropped",
                 "palette": "converted by Pillow",
                 "cmyk": "converted by Pillow, ICC profiles are ignored",
-                "grey16": "low byte dropped",
+                "grey16": "high byte; of 12-bit TIFF the high 8 bits; white-is-zero TIFF inverted",
+                "colour16": "high byte, by Pillow",
                 "integer32": "refused",
                 "float": "refused",
                 "animation": "first frame",
+                "pages": "first page",
                 "truncated": "refused",
                 "max_pixels": MAX_PIXELS,
             }
@@ -75,8 +79,9 @@ def decode(data: bytes) -> Pixels:
     """An encoded image as RGB of (height, width, 3).
 
     EXIF orientation is applied, as in a viewer; alpha is dropped, not blended; palettes and CMYK go through Pillow's
-    ``convert("RGB")``; 16-bit grey keeps the high byte; of an animation the first frame counts. Missing pixels are
-    never invented. What Pillow's JPEG decoder accepts in spite of flipped bits is accepted: JPEG has no checksum.
+    ``convert("RGB")``; 16-bit samples keep the high byte; of an animation the first frame counts, of several pages the
+    first. Missing pixels are never invented. What Pillow's JPEG decoder accepts in spite of flipped bits is accepted:
+    JPEG has no checksum.
 
     Raises ImageError for bytes that are empty, truncated, damaged, no image, too large (:data:`MAX_PIXELS`) or of a
     sample type without an 8-bit rule (32-bit integers, floating point).
@@ -104,6 +109,21 @@ def decode(data: bytes) -> Pixels:
         raise ImageError("the image is truncated or damaged", got=f"{type(error).__name__}: {error}") from error
 
 
+def to_pixels(content: bytes | Pixels | str) -> Pixels:
+    """What a source gives for a sample as RGB of (height, width, 3): decoded, unless it is pixels already.
+
+    Raises ImageError as :func:`decode`, and for a text.
+    """
+    if isinstance(content, bytes):
+        return decode(content)
+    if not isinstance(content, np.ndarray):
+        raise ImageError("the sample is no image", "encoded bytes, or pixels", type(content).__name__)
+    if content.ndim != 3 or content.shape[2] != 3 or content.dtype != np.uint8:
+        raise ImageError("pixels of another form", "(height, width, 3) of uint8", f"{content.shape} of {content.dtype}")
+    check_size(content.shape[1], content.shape[0], "the image")
+    return content
+
+
 def check_size(width: int, height: int, what: str) -> None:
     """Raise ImageError for an image of no pixel or of more than :data:`MAX_PIXELS`."""
     if not 0 < width * height <= MAX_PIXELS:
@@ -124,13 +144,17 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
+def is_image_name(name: str) -> bool:
+    """Whether the suffix of a file name is one of :func:`suffixes`, in upper or lower case."""
+    return os.path.splitext(name)[1].lower() in suffixes()
+
+
 def _to_rgb(image: ImageFile.ImageFile) -> Pixels:
     image.load()
     turn = _TURNS.get(_orientation(image))
     upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in SIXTEEN_BIT):
-        high = (np.asarray(upright) >> 8).astype(np.uint8)
-        return np.repeat(high[:, :, None], 3, axis=2)
+        return np.repeat(_high_bits(np.asarray(upright), image)[:, :, None], 3, axis=2)
     if upright.mode in ("I", "F"):
         raise ImageError(
             "the image has no 8-bit form",
@@ -139,7 +163,18 @@ def _to_rgb(image: ImageFile.ImageFile) -> Pixels:
             remedy="convert it with a scale of your choice",
         )
     upright.info.pop("transparency", None)  # alpha is dropped, so Pillow need not warn about it
-    return np.array(upright.convert("RGB"))
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))  # a copy less of large ones
+
+
+def _high_bits(grey: np.ndarray[Any, Any], image: ImageFile.ImageFile) -> Pixels:
+    """The upper 8 of 16 bits, or of the 12 that a TIFF may have; one that counts down from white is inverted.
+
+    Pillow inverts 8-bit TIFFs itself, and leaves 16-bit ones as negatives and 12-bit ones unscaled.
+    """
+    tags: Any = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    bits = 12 if tags.get(BITSPERSAMPLE) == (12,) else 16
+    high = (grey >> (bits - 8)).astype(np.uint8)
+    return np.bitwise_not(high) if tags.get(PHOTOMETRIC_INTERPRETATION) == 0 else high
 
 
 def _orientation(image: ImageFile.ImageFile) -> Any:

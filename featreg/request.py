@@ -16,7 +16,7 @@ from featreg.fields import AtLeast, IsBool, IsText, OneOf, as_whole
 from featreg.pool import Pool
 from featreg.synthetic import synthetic_seed
 
-__all__ = ["ExtractionRequest", "Layer", "LayerPools", "as_pools", "thaw"]
+__all__ = ["AreLayers", "ExtractionRequest", "Layer", "LayerPools", "as_layers", "as_pools", "thaw"]
 
 Layer: TypeAlias = str | int
 """A canonical level, an index, a native name or a head."""
@@ -25,7 +25,7 @@ LayerPools: TypeAlias = tuple[tuple[Layer, Pool], ...]
 """The pooling of some layers, in the order of the layers."""
 
 
-def _layers(value: Any) -> Any:
+def as_layers(value: Any) -> Any:
     """One layer or several, in order; a set has none, and the letters of a bytes object are no layers."""
     if isinstance(value, str | numbers.Integral):
         return (as_whole(value),)
@@ -36,7 +36,7 @@ def _layers(value: Any) -> Any:
     return tuple(map(as_whole, value))
 
 
-class _AreLayers:
+class AreLayers:
     """At least one layer, each one once."""
 
     schema: ClassVar[dict[str, Any]] = {
@@ -126,7 +126,7 @@ class ExtractionRequest:
     """
 
     model: str = attrs.field(validator=IsText())
-    layers: tuple[Layer, ...] = attrs.field(converter=_layers, validator=_AreLayers())
+    layers: tuple[Layer, ...] = attrs.field(converter=as_layers, validator=AreLayers())
     weights: str | None = attrs.field(default=None, converter=_path, validator=IsText(optional=True))
     pool: Pool | LayerPools | None = attrs.field(default=None, converter=_pools)
     flatten: bool = attrs.field(default=False, validator=IsBool())

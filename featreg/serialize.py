@@ -17,6 +17,7 @@ from featreg.errors import FeatregError, SpecError
 from featreg.pool import Pool
 from featreg.request import LayerPools, thaw
 from featreg.spec import ExtractionRequest, FeatureInfo, InputRule, MeasuredGrid, ModelInfo, Preprocess
+from featreg.steps import Step, parse_step
 
 __all__ = ["DOCUMENTS", "dumps", "from_dict", "loads", "schema_name", "to_dict"]
 
@@ -36,6 +37,9 @@ def _converter() -> cattrs.Converter:
     converter.register_unstructure_hook_func(lambda t: t == Mapping[str, Any], thaw)
     converter.register_structure_hook(Pool, lambda value, _: Pool.parse(_strict(str, value, _)))
     converter.register_unstructure_hook(Pool, str)
+    converter.register_structure_hook(Step, lambda value, _: parse_step(_strict(str, value, _)))
+    for step in typing.get_args(Step):
+        converter.register_unstructure_hook(step, str)
     converter.register_structure_hook(
         Pool | LayerPools | None,
         lambda value, _: None if value is None else converter.structure(value, _pool_hint(value)),

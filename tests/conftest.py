@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -54,3 +55,54 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plugins
         if name.startswith("fake_"):
             del sys.modules[name]
     importlib.invalidate_caches()
+
+
+@pytest.fixture(scope="session")
+def write_store() -> Callable[..., Path]:
+    """Writes a store of given features, (rows, ...) by layer; ``bad`` rows fail, those from ``stop`` on stay undone."""
+    return _write_store
+
+
+def _write_store(
+    path: Path,
+    features: Mapping[str | int, Any],
+    *,
+    shard: int = 4,
+    bad: Sequence[int] = (),
+    keys: Sequence[str] | None = None,
+    targets: Sequence[int | None] | None = None,
+    stop: int | None = None,
+    fingerprint: str = "none",
+) -> Path:
+    from featreg.sources import Sample
+    from featreg.spec import ExtractionRequest, FeatureInfo
+    from featreg.stores.layout import LayerRecord, SourceRecord, array_names
+    from featreg.stores.writer import Plan, StoreWriter
+
+    names, kinds = array_names(list(features)), {2: "vector", 3: "tokens", 4: "map"}
+    records = []
+    for key, values in features.items():
+        channels = values.shape[2 if values.ndim == 3 else 1]
+        info = FeatureInfo(f"module.{key}", channels, None if values.ndim == 2 else 32, kinds[values.ndim])
+        records.append(LayerRecord(key, names[key], info, values.shape[1:], str(values.dtype)))
+    count = len(next(iter(features.values())))
+    keys = keys or [f"{row:03}.png" for row in range(count)]
+    targets = targets or [None] * count
+    classes = None if targets[0] is None else tuple("abc")
+    plan = Plan(
+        request=ExtractionRequest("numpy:tinynet", tuple(features)),
+        fingerprint={"weights": fingerprint, "versions": {"numpy": "1"}},
+        layers=tuple(records),
+        source=SourceRecord("file:///photos", "folder", classes, 0),
+        task_rows=shard,
+    )
+    index = [Sample(key, f"file:///{key}", target) for key, target in zip(keys, targets, strict=True)]
+    store = StoreWriter.create(path, plan, index)
+    for task in store.manifest.tasks:
+        if stop is None or task.stop <= stop:
+            rows = {key: values[task.start : task.stop] for key, values in features.items()}
+            errors = {row: f"ImageError: row {row}" for row in bad if task.start <= row < task.stop}
+            store.commit(task, rows, errors)
+    if stop is None:
+        store.finalize()
+    return path

@@ -134,6 +134,7 @@ def test_a_store_is_replaced_only_on_request(tmp_path):
     assert tinynet(tmp_path / "s", "--layer", "C5").exit_code == 0
     refused = tinynet(tmp_path / "s", "--layer", "C4")
     assert refused.exit_code == 2
+    assert "request.layers: ['C5'] in the store, ['C4'] now" in refused.stderr
     assert "--overwrite" in refused.stderr
     assert featreg.open_store(tmp_path / "s").layers == ("C5",)
     assert tinynet(tmp_path / "s", "--layer", "C4", "--overwrite").exit_code == 0
@@ -189,7 +190,7 @@ def test_a_run_in_which_every_image_failed_has_exit_code_1(tmp_path, images, for
 
 @pytest.mark.parametrize(
     ("source", "store", "said"),
-    [("", "s", "source is empty"), (PHOTOS, "", "empty"), (PHOTOS, "s3://b/s", "local path")],
+    [("", "s", "empty"), (PHOTOS, "", "empty"), (PHOTOS, "nofs://b/s", "cannot be at")],
 )
 def test_paths_that_would_mean_something_else_are_refused(tmp_path, monkeypatch, source, store, said):
     monkeypatch.chdir(tmp_path)
@@ -313,3 +314,114 @@ def test_options_of_the_backend_are_json_or_text(tmp_path, monkeypatch):
     (fields,) = result.exception.args
     assert fields["options"] == {"ema": False, "head": {"mlp": [8, 4]}, "names": "order"}
     assert fields["output_stride"] == 8
+
+
+# --- runs that go on ----------------------------------------------------------------------------------------------
+
+
+def featreg_command(*arguments):
+    return CliRunner().invoke(cli, list(map(str, arguments)))
+
+
+@pytest.fixture
+def unfinished(tmp_path, monkeypatch):
+    """A store of twelve rows, of which four are done."""
+    monkeypatch.setattr("featreg.engine.plan.TASK_BYTES", 4 * 8 * 32 * 32 * 4)
+    read = FolderSource.read
+
+    def interrupted(self, sample):
+        if sample.key == "people/camera.jpg":
+            raise KeyboardInterrupt
+        return read(self, sample)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderSource, "read", interrupted)
+        assert tinynet(tmp_path / "s", "--layer", "C1", "--batch-size", "2").exit_code == 130
+    return tmp_path / "s"
+
+
+def test_a_resumed_run_says_how_much_was_there(unfinished):
+    result = tinynet(unfinished, "--layer", "C1", "--batch-size", "2")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("resumed: 4 of 12 rows were finished before\n")
+    again = tinynet(unfinished, "--layer", "C1")
+    assert again.exit_code == 0
+    assert again.stdout.startswith("the store is finished: nothing was left to do in its 12 rows\n")
+    assert json.loads(tinynet(unfinished, "--layer", "C1", "--json").stdout)["done_before"] == 12
+
+
+def test_status_verify_worker_and_repair(unfinished):
+    status = featreg_command("status", unfinished)
+    assert status.exit_code == 0, status.output
+    assert "4 of 12 done, 0 failed, 8 left" in status.stdout
+    found = json.loads(featreg_command("status", unfinished, "--json").stdout)
+    assert (found["rows"], found["done"], found["left"], found["finished"]) == (12, 4, 8, False)
+    verified = featreg_command("verify", unfinished)
+    assert verified.exit_code == 1
+    assert "receipts/0000/00000001.json" in verified.stdout
+    assert "featreg worker" in verified.stdout
+    worker = featreg_command("worker", unfinished, "--part", "1/2", "--batch-size", "2")
+    assert worker.exit_code == 0, worker.output
+    assert "rows: 12, failed: 0, finished: " in worker.stdout
+    assert "state   finished" in featreg_command("status", unfinished).stdout
+    verified = featreg_command("verify", unfinished)
+    assert (verified.exit_code, verified.stdout) == (0, "the store is finished and whole\n")
+    assert featreg_command("repair", unfinished).stdout == "nothing to mend\n"
+    (unfinished / "C1/c/0/0/0/0").write_bytes(b"torn")
+    verified = featreg_command("verify", unfinished, "--json")
+    assert verified.exit_code == 1
+    assert [(found["kind"], found["name"]) for found in json.loads(verified.stdout)["findings"]] == [
+        ("damaged", "C1/c/0/0/0/0")
+    ]
+    mended = featreg_command("repair", unfinished)
+    assert "4 rows in 1 tasks are planned again" in mended.stdout
+    assert featreg_command("worker", unfinished).exit_code == 0
+    assert featreg_command("verify", unfinished).exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "repair", "worker"])
+def test_there_must_be_a_store(tmp_path, command):
+    result = featreg_command(command, tmp_path / "nothing")
+    assert result.exit_code == 2
+    assert "there is no store" in result.stderr
+
+
+def test_layers_and_rows_are_added(tmp_path, images):
+    assert run(images, tmp_path / "s", "--model", "numpy:tinynet", "--layer", "C5").exit_code == 0
+    added = run(images, tmp_path / "s", "--add-layer", "C3:avg", "--add-layer", "pooled")
+    assert added.exit_code == 0, added.output
+    assert "resumed" in added.stdout
+    (images / "9.jpg").write_bytes((images / "1.jpg").read_bytes())
+    appended = run(images, tmp_path / "s", "--append", "--json")
+    assert appended.exit_code == 0, appended.output
+    assert [layer["shape"] for layer in json.loads(appended.stdout)["layers"]] == [[3, 48, 2, 2], [3, 24], [3, 48]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--add-layer", "C3", "--append"], "one after the other"),
+        (["--add-layer", "C3", "--model", "numpy:tinynet"], "--model"),
+        (["--append", "--limit", "3"], "--limit"),
+        (["--append", "--layer", "C3"], "take the model from the store"),
+        (["--model", "numpy:tinynet"], "--layer"),
+        (["--model", "numpy:tinynet", "--layer", "C5", "--part", "1"], "I/N"),
+        (["--model", "numpy:tinynet", "--layer", "C5", "--part", "2/2"], "no part"),
+    ],
+)
+def test_arguments_that_do_not_go_together(tmp_path, images, arguments, said):
+    result = run(images, tmp_path / "s", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_errors_may_stop_a_run(tmp_path, images):
+    arguments = [images, tmp_path / "s", "--model", "numpy:tinynet", "--layer", "C5"]
+    stopped = run(*arguments, "--on-error", "raise")
+    assert stopped.exit_code == 2
+    assert "an empty file is no image" in stopped.stderr
+    stopped = run(*arguments, "--max-error-rate", "0.2")
+    assert stopped.exit_code == 2
+    assert "1 of 2 rows failed" in stopped.stderr
+    assert run(*arguments).exit_code == 0

@@ -14,7 +14,7 @@ from PIL import Image
 import featreg
 from featreg.engine import local, plan
 from featreg.engine.loader import load_crops
-from featreg.engine.worker import run_tasks
+from featreg.engine.worker import Options, run_tasks
 from featreg.errors import (
     BackendError,
     CapabilityError,
@@ -25,13 +25,13 @@ from featreg.errors import (
     SpecError,
     StoreError,
     StoreExistsError,
+    StoreMismatchError,
 )
 from featreg.featureset import FeatureSet
 from featreg.reference import backend as reference
 from featreg.sources import Sample, Source
 from featreg.spec import FeatureInfo, Preprocess
-from featreg.stores.layout import read_manifest
-from featreg.stores.writer import StoreWriter
+from featreg.stores.writer import Plan, StoreWriter
 
 PHOTOS = Path(__file__).parent.parent / "photos"
 LAYERS = ["C5", "pooled", 0, "stage3"]
@@ -110,14 +110,16 @@ def test_targets_keys_and_the_summary_come_from_the_source(tmp_path):
     summary = store.summary
     assert (summary.rows, summary.ok, summary.failed, summary.pending, summary.skipped) == (12, 12, 0, 0, 1)
     assert summary.images_per_second == pytest.approx(12 / summary.seconds)
-    assert featreg.open_store(tmp_path / "s").summary == attrs.evolve(summary, seconds=None)
+    assert featreg.open_store(tmp_path / "s").summary == attrs.evolve(
+        summary, seconds=None, done=None, done_before=None
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_neither_tasks_nor_threads_nor_batches_change_a_row(tmp_path, tasks_of_four, workers):
     store = featreg.extract(Memory(11), tmp_path / "s", "numpy:tinynet", "C1", batch_size=3, num_workers=workers)
     assert [task.rows for task in store.manifest.tasks] == [4, 4, 3]
-    assert len(list((tmp_path / "s" / "receipts").iterdir())) == 3
+    assert len(list((tmp_path / "s" / "receipts" / "0000").iterdir())) == 3
     with featreg.create_extractor("numpy:tinynet", "C1") as extractor:
         for row in range(11):
             with Image.open(io.BytesIO(picture(row))) as image:
@@ -213,7 +215,7 @@ from featreg.sources import FolderSource
 class Deadly(FolderSource):
     def read(self, sample):
         if sample.key == "people/camera.jpg":
-            while not os.path.exists({str(tmp_path / "s/receipts/00000000.json")!r}):
+            while not os.path.exists({str(tmp_path / "s/C1/c/0/0/0/0")!r}):
                 pass
             os._exit(9)
         return super().read(sample)
@@ -288,14 +290,19 @@ def test_a_model_without_a_crop_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "s").exists()
 
 
-def test_a_store_is_not_written_over_unless_asked(tmp_path, monkeypatch):
+def test_a_store_is_not_written_over_unless_asked(tmp_path):
     featreg.extract(Memory(2), tmp_path / "s", "numpy:tinynet", "C5")
-    with monkeypatch.context() as patch:
-        patch.setattr(local, "create_extractor", None)  # refused before a model is opened
-        with pytest.raises(StoreExistsError):
-            featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C5")
+    with pytest.raises(StoreMismatchError):
+        featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C4")
     assert len(featreg.open_store(tmp_path / "s")) == 2
-    assert len(featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C5", overwrite=True)) == 3
+    assert len(featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C4", overwrite=True)) == 3
+
+
+def test_a_path_that_is_taken_is_refused_before_a_model_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "create_extractor", None)
+    (tmp_path / "s").mkdir()
+    with pytest.raises(StoreExistsError):
+        featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C5")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
@@ -334,8 +341,9 @@ def test_the_old_store_is_there_until_the_new_one_is_complete(tmp_path, monkeypa
     finalize, seen = StoreWriter.finalize, []
 
     def watched(self):
-        finalize(self)
+        finish = finalize(self)
         seen.append(len(featreg.open_store(tmp_path / "s")))
+        return finish
 
     monkeypatch.setattr(StoreWriter, "finalize", watched)
     store = featreg.extract(Memory(5), tmp_path / "s", "numpy:tinynet", "C5", overwrite=True)
@@ -358,8 +366,9 @@ def test_a_finished_store_that_cannot_move_in_is_kept_and_named(tmp_path, monkey
     finalize = StoreWriter.finalize
 
     def meddled(self):
-        finalize(self)
+        finish = finalize(self)
         (tmp_path / "s" / "thesis.txt").write_text("mine")
+        return finish
 
     monkeypatch.setattr(StoreWriter, "finalize", meddled)
     with pytest.raises(StoreError, match="cannot take the place") as caught:
@@ -371,9 +380,9 @@ def test_a_finished_store_that_cannot_move_in_is_kept_and_named(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("path", "error"), [(None, SpecError), (3, SpecError), ("", StoreError), ("s3://x", StoreError)]
+    ("path", "error"), [(None, SpecError), (3, SpecError), ("", StoreError), ("nofs://x", StoreError)]
 )
-def test_a_store_must_have_a_local_path(tmp_path, monkeypatch, path, error):
+def test_a_store_must_have_a_path(tmp_path, monkeypatch, path, error):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error):
         featreg.extract(Memory(2), path, "numpy:tinynet", "C5", overwrite=True)
@@ -413,7 +422,7 @@ def test_the_fingerprint_holds_what_decides_the_values(tmp_path):
     assert first.request.model == "numpy:tinynet"
     assert [layer.array for layer in first.layers] == ["C5", "index_-1"]
     assert first.created.endswith("+00:00")
-    assert read_manifest(tmp_path / "a") == first
+    assert featreg.open_store(tmp_path / "a").manifest == first
 
 
 # --- tasks, threads and memory ------------------------------------------------------------------------------------
@@ -452,9 +461,10 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, tasks_of_four,
     source, commit = Counting(120), StoreWriter.commit
 
     def counted(self, task, *arguments):
-        commit(self, task, *arguments)
+        won = commit(self, task, *arguments)
         with source.lock:
             source.live -= task.rows
+        return won
 
     monkeypatch.setattr(StoreWriter, "commit", counted)
     featreg.extract(source, tmp_path / "s", "numpy:tinynet", "C1", batch_size=2, num_workers=2)
@@ -485,6 +495,7 @@ def test_an_image_error_is_a_result_and_anything_else_is_raised_in_its_turn():
 class Loud:
     """An extractor whose features for white images are beyond float16."""
 
+    takes_text = False
     preprocess = Preprocess(resize=None, crop=(2, 2), mean=(0, 0, 0), std=(1, 1, 1))
     info = FeatureInfo("loud", 3, None, "vector")
 
@@ -502,15 +513,47 @@ def test_overflow_on_the_way_to_float16_is_an_error_of_its_row(tmp_path):
     source = Memory(4, {0: image(65), 1: image(66), 2: b"bad", 3: image(3)})
     manifest = featreg.extract(Memory(4), tmp_path / "model", "numpy:tinynet", "pooled").manifest
     layer = attrs.evolve(manifest.layers[0], key="loud", array="loud", info=Loud.info, shape=(3,), dtype="float16")
-    writer = StoreWriter.create(tmp_path / "s", attrs.evolve(manifest, layers=(layer,)), source.samples)
-    tasks = writer.manifest.tasks
-    run_tasks(tasks, source, source.samples, Loud(), writer, batch_size=4, threads=1, advance=lambda rows: None)
+    plan = Plan(manifest.request, manifest.fingerprint, (layer,), manifest.source, manifest.task_rows)
+    writer = StoreWriter.create(tmp_path / "s", plan, source.samples)
+    run_tasks(writer.manifest.tasks, source, Loud(), writer, Options(batch_size=4))
     store = featreg.open_store(tmp_path / "s")
     assert store["loud"].dtype == np.float16
     assert store.status.tolist() == ["ok", "error", "error", "ok"]
     assert store["loud"][:, 0].tolist()[::3] == [65000 - 65000 % 32 + 0, 3000]
     assert np.isnan(store["loud"][1:3]).all()
     assert "range of float16" in store.errors["1.png"]
+
+
+class Words(Source):
+    kind, uri = "words", "words:"
+    texts = ("a cat", b"a dog", b"\xff", np.zeros(3), "")
+    samples = tuple(Sample(str(row), f"words:{row}") for row in range(len(texts)))
+
+    def read(self, sample):
+        return self.texts[int(sample.key)]
+
+
+class Counter:
+    """An extractor of texts: how many letters each has."""
+
+    takes_text = True
+    info = FeatureInfo("letters", 1, None, "vector")
+
+    def __call__(self, texts):
+        return FeatureSet({"letters": np.array([[len(text)] for text in texts], np.float32)}, {"letters": self.info})
+
+
+def test_texts_are_extracted_as_images_are(tmp_path):
+    manifest = featreg.extract(Memory(4), tmp_path / "model", "numpy:tinynet", "pooled").manifest
+    layer = attrs.evolve(manifest.layers[0], key="letters", array="letters", info=Counter.info, shape=(1,))
+    plan = Plan(manifest.request, manifest.fingerprint, (layer,), manifest.source, manifest.task_rows)
+    writer = StoreWriter.create(tmp_path / "s", plan, Words.samples)
+    run_tasks(writer.manifest.tasks, Words(), Counter(), writer, Options(batch_size=2))
+    store = featreg.open_store(tmp_path / "s")
+    assert store.status.tolist() == ["ok", "ok", "error", "error", "ok"]
+    assert np.array_equal(store["letters"][:, 0], [5, 5, np.nan, np.nan, 0], equal_nan=True)
+    assert store.errors["2"].startswith("InputError: the text is not UTF-8")
+    assert store.errors["3"].startswith("InputError: the sample is no text")
 
 
 def test_an_open_extractor_in_place_of_a_model_stays_open(tmp_path: Path) -> None:

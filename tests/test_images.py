@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps, features
 
 from featreg.errors import ImageError, RequestError
-from featreg.images import DECODER, MAX_PIXELS, decode, suffixes
+from featreg.images import DECODER, MAX_PIXELS, decode, is_image_name, suffixes, to_pixels
 
 PHOTOS = Path(__file__).parent.parent / "photos"
 FILES = sorted([*PHOTOS.glob("*/*.jpg"), *PHOTOS.glob("*/*.png")])
@@ -35,6 +35,14 @@ def png(header, scanlines):
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines)) + chunk(b"IEND", b"")
     )
+
+
+def tiff(width, height, bits, photometric, data):
+    """A TIFF of one strip made by hand."""
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric)]
+    tags += [(273, 8 + 2 + 12 * 9 + 4), (277, 1), (278, height), (279, len(data))]
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -126,9 +134,10 @@ def test_cmyk_goes_through_pillow():
     assert np.array_equal(decode(data), np.asarray(cmyk.convert("RGB")))
 
 
-def test_bilevel_is_black_and_white():
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "PPM", "GIF", "XBM"])
+def test_bilevel_is_black_and_white(kind):
     bits = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")
-    assert decode(encoded(bits, "PNG"))[:, :, 1].tolist() == [[0, 255], [255, 0]]
+    assert decode(encoded(bits, kind))[:, :, 1].tolist() == [[0, 255], [255, 0]]
 
 
 def test_sixteen_bit_grey_loses_its_low_byte():
@@ -142,6 +151,57 @@ def test_sixteen_bit_grey_loses_its_low_byte():
         assert found.shape == (2, 4, 3)
         assert np.array_equal(found[:, :, 0], values >> 8)
         assert np.array_equal(found[:, :, 0], found[:, :, 2])
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_sixteen_bits_of_any_byte_order_are_turned(orientation):
+    values = (np.arange(15, dtype=np.uint16) * 4000).reshape(3, 5)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    big = Image.frombytes("I;16B", (5, 3), values.astype(">u2").tobytes())
+    for image in (Image.fromarray(values), big):
+        expected = TURNS[orientation](np.repeat((values >> 8)[:, :, None], 3, axis=2))
+        assert np.array_equal(decode(encoded(image, "TIFF", exif=exif)), expected)
+
+
+def test_twelve_bits_keep_their_high_eight():
+    """Two samples in three bytes; Pillow leaves them between 0 and 4095."""
+    assert decode(tiff(2, 1, 12, 1, bytes([0xAB, 0xC1, 0x23])))[0, :, 0].tolist() == [0xAB, 0x12]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_that_is_white_at_zero_is_no_negative(bits):
+    values = np.array([0, 1, 128, 255], f"<u{bits // 8}") << (bits - 8)
+    assert decode(tiff(4, 1, bits, 0, values.tobytes()))[0, :, 0].tolist() == [255, 254, 127, 0]
+    assert decode(tiff(4, 1, bits, 1, values.tobytes()))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_sixteen_bits_with_alpha_lose_both():
+    """Grey and colour: the low bytes and alpha."""
+    grey = b"\0" + struct.pack(">4H", 0x1234, 0, 0xFF80, 0xFFFF)
+    assert decode(png(struct.pack(">IIBBBBB", 2, 1, 16, 4, 0, 0, 0), grey)).tolist() == [[[0x12] * 3, [0xFF] * 3]]
+    colour = b"\0" + struct.pack(">4H", 0x1234, 0xAB99, 0xFF00, 0)
+    assert decode(png(struct.pack(">IIBBBBB", 1, 1, 16, 6, 0, 0, 0), colour)).tolist() == [[[0x12, 0xAB, 0xFF]]]
+
+
+def test_grey_of_two_bits_spans_black_to_white():
+    data = png(struct.pack(">IIBBBBB", 4, 1, 2, 0, 0, 0, 0), b"\0\x1b")
+    assert decode(data)[0, :, 0].tolist() == [0, 85, 170, 255]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "TGA"])
+def test_grey_with_alpha_gives_its_grey(kind):
+    grey = np.arange(8, dtype=np.uint8).reshape(2, 4) * 30
+    image = Image.fromarray(np.dstack([grey, np.full((2, 4), 7, np.uint8)]), "LA")
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    assert np.array_equal(decode(encoded(image, kind, **options)), np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def test_a_palette_with_alpha_gives_its_colours():
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.putdata([0, 1, 2])
+    assert decode(encoded(palette.convert("PA"), "TIFF")).tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
 
 
 def test_sixteen_bit_colour_loses_its_low_byte():
@@ -164,6 +224,20 @@ def test_the_first_frame_of_an_animation_counts(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     assert (decode(data) == (255, 0, 0)).all()
+
+
+def test_a_picture_before_the_animation_counts():
+    """An APNG whose first image is for viewers that do not animate."""
+    frames = [Image.new("RGB", (4, 4), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:], default_image=True)
+    assert (decode(data) == (255, 0, 0)).all()
+
+
+def test_the_first_page_counts_whatever_the_others_are():
+    pages = [Image.new("L", (9, 9)), Image.new("F", (2, 2))]
+    data = encoded(Image.new("RGB", (5, 4), (1, 2, 3)), "TIFF", save_all=True, append_images=pages)
+    assert decode(data).shape == (4, 5, 3)
+    assert (decode(data) == (1, 2, 3)).all()
 
 
 def test_an_empty_file_is_no_image():
@@ -252,3 +326,23 @@ def test_the_decoder_is_recorded():
 def test_suffixes_are_those_of_images():
     assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".mpo", ".bmp"} <= suffixes()
     assert not {".pdf", ".eps", ".ps", ".h5", ".hdf", ".mpg", ".txt", ".md"} & suffixes()
+
+
+def test_a_suffix_makes_an_image_whatever_its_case():
+    assert is_image_name("a/b.JPeG")
+    assert not is_image_name("jpg")
+    assert not is_image_name("a.jpg.txt")
+
+
+def test_pixels_pass_as_they_are_and_bytes_are_decoded():
+    assert to_pixels(gradient()).tolist() == gradient().tolist()
+    assert np.array_equal(to_pixels(encoded(Image.fromarray(gradient()), "PNG")), gradient())
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["a text", gradient()[:, :, 0], gradient().astype(np.uint16), gradient()[:, :, :2], np.zeros((0, 3, 3), np.uint8)],
+)
+def test_what_is_no_picture_is_an_image_error(content):
+    with pytest.raises(ImageError):
+        to_pixels(content)

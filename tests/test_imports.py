@@ -21,6 +21,8 @@ HEAVY = {
     "pyarrow",
     "PIL",
     "tqdm",
+    "h5py",
+    "xarray",
     "matplotlib",
 }
 CLI = """
@@ -53,6 +55,8 @@ def modules_after(code: str) -> set[str]:
         CLI.format(["backends", "--json"]),
         CLI.format(["--help"]),
         CLI.format(["extract", "--help"]),
+        CLI.format(["export", "--help"]),
+        CLI.format(["merge", "--help"]),
         CLI.format(["describe", "numpy:tinynet", "--json"]),
         CLI.format(["doctor", "--quick"]),
     ],

@@ -2,12 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featreg.errors import SourceError
-from featreg.sources import FolderSource, Sample, Source, open_source
-from featreg.sources.folder import natural_order
+from featreg.sources import FolderSource, Sample, Source, files, open_source
+from featreg.sources.order import natural_order
 
 PHOTOS = Path(__file__).parent.parent / "photos"
 
@@ -66,6 +66,44 @@ def test_natural_order_is_the_order_of_the_numbers(numbers):
 def test_natural_order_is_total(first, second):
     assert (natural_order(first) == natural_order(second)) == (first == second)
     assert (natural_order(first) < natural_order(second)) or (natural_order(first) >= natural_order(second))
+
+
+def test_every_folder_is_in_natural_order_for_itself(tmp_path):
+    source = folder(tmp_path, "a-b/1.png", "a/10.png", "a/9.png", "a/2/x.png", "a.png", "B/1.png")
+    assert keys(source) == ["B/1.png", "a/2/x.png", "a/9.png", "a/10.png", "a-b/1.png", "a.png"]
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.tuples(st.sampled_from(["1", "2", "10", "b", "B-", "é"]), st.integers(0, 120)), unique=True, min_size=1)
+)
+def test_the_walk_is_in_the_order_of_the_sorted_paths(tmp_path_factory, names):
+    paths = [(part, f"{number}.png") for part, number in names]
+    source = folder(tmp_path_factory.mktemp("walk"), *map("/".join, paths))
+    expected = sorted(paths, key=lambda path: (natural_order(path[0]), int(path[1].removesuffix(".png"))))
+    assert keys(source) == ["/".join(path) for path in expected]
+
+
+def test_the_index_streams_one_listing_a_level(tmp_path, monkeypatch):
+    """The third folder is not looked into before the first is through."""
+    source = folder(tmp_path, "a/1.png", "a/2.png", "b/1.png", "c/1.png")
+    listed = []
+    entries = files.entries
+    monkeypatch.setattr("featreg.sources.folder.entries", lambda uri: listed.append(uri) or entries(uri))
+    index = source.index()
+    assert [next(index).key, next(index).key] == ["a/1.png", "a/2.png"]
+    assert {uri.rpartition("/")[2] for uri in listed} == {tmp_path.name, "a"}
+
+
+def test_sizes_are_those_of_the_files(tmp_path):
+    source = folder(tmp_path, "1.png", "22.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
+    assert [sample.size for sample in source.samples] == [5, 6, None]
+
+
+def test_digits_beyond_any_number_are_ordered(tmp_path):
+    names = ["x" + "9" * 5000, "x1" + "0" * 5000, "x" + "0" * 9000 + "1"]
+    assert sorted(names, key=natural_order) == [names[2], names[0], names[1]]
 
 
 def test_an_image_at_the_root_makes_it_a_flat_folder(tmp_path):
@@ -152,6 +190,18 @@ def test_a_broken_link_is_a_row_that_fails(tmp_path):
     assert "gone.jpg" in caught.value.got
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is unreadable here")
+def test_an_unreadable_file_is_a_row_and_an_unreadable_folder_stops_before_the_run(tmp_path):
+    source = folder(tmp_path, "a.jpg", "b/c.jpg")
+    (tmp_path / "a.jpg").chmod(0)
+    with pytest.raises(SourceError, match="Permission denied"):
+        source.read(source.samples[0])
+    (tmp_path / "b").chmod(0)
+    with pytest.raises(SourceError, match="cannot be listed"):
+        list(FolderSource(tmp_path).index())
+    (tmp_path / "b").chmod(0o700)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_is_not_waited_for(tmp_path):
     folder(tmp_path, "x.jpg")
@@ -178,7 +228,7 @@ def test_a_file_is_not_a_folder(tmp_path):
 @pytest.mark.parametrize(("names", "said"), [((), "an empty folder"), (("a.txt", ".x.jpg"), "2 other")])
 def test_no_images_is_an_error_that_says_what_was_there(tmp_path, names, said):
     with pytest.raises(SourceError, match="no images found") as caught:
-        folder(tmp_path, *names)
+        folder(tmp_path, *names).samples  # noqa: B018
     assert said in caught.value.got
 
 
@@ -193,6 +243,40 @@ def test_open_source_takes_paths_and_sources(tmp_path):
     source = Fixed()
     assert open_source(source) is source
     assert len(source) == 1
+    assert list(source.index()) == [Sample("a", "fixed:a")]
     assert len(open_source(str(PHOTOS))) == len(open_source(PHOTOS)) == 12
     with pytest.raises(SourceError, match="not a source"):
         open_source(3)
+
+
+def test_a_source_of_ones_own_may_stream_and_is_asked_once(tmp_path):
+    class Streaming(Source):
+        kind = uri = "streaming"
+        asked = 0
+
+        def index(self):
+            self.asked += 1
+            yield Sample("a", "streaming:a")
+
+        def read(self, sample):
+            return b""
+
+    source = Streaming()
+    assert source.samples == source.samples == (Sample("a", "streaming:a"),)
+    assert (len(source), source.asked) == (1, 1)
+
+
+def test_a_source_without_an_index_says_so():
+    class Nothing(Source):
+        kind = uri = "nothing"
+
+        def read(self, sample):
+            return b""
+
+    with pytest.raises(SourceError, match="Nothing has no samples"):
+        len(Nothing())
+
+
+def test_the_counts_are_there_before_an_index_was_read(tmp_path):
+    source = folder(tmp_path, "a/x.jpg", "x.jpg", "y.txt")
+    assert (source.stray, source.skipped) == (1, 1)

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -14,12 +15,22 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 import featreg
-from featreg.errors import LayerError, MissingDependencyError, SpecError, StoreError, StoreExistsError
+from featreg.errors import (
+    LayerError,
+    MissingDependencyError,
+    SpecError,
+    StoreDeniedError,
+    StoreError,
+    StoreExistsError,
+    StoreFullError,
+)
 from featreg.sources import Sample
 from featreg.spec import ExtractionRequest, FeatureInfo
-from featreg.stores import LayerArray, disk, layout, writer
-from featreg.stores.layout import FORMAT, LayerRecord, Manifest, SourceRecord, array_names, chunk_rows, read_manifest
-from featreg.stores.writer import StoreWriter, check_free
+from featreg.stores import LayerArray, disk, places, replace, writer
+from featreg.stores.layout import LayerRecord, Pass, SourceRecord, array_names, chunk_rows
+from featreg.stores.places import LocalPlace
+from featreg.stores.replace import check_free
+from featreg.stores.writer import Plan, StoreWriter
 
 ROWS, TASK_ROWS = 10, 4
 INDEX = [Sample(f"class/{row}\n.jpg", f"file:///{row}", row % 3) for row in range(ROWS)]
@@ -32,18 +43,14 @@ SHAPES = {"C5": (3, 2, 2), -2: (6, 4), "pooled": (5,)}
 
 
 @pytest.fixture
-def manifest():
+def plan():
     names = array_names(list(INFO))
-    return Manifest(
-        format=FORMAT,
-        featreg="0.1.0",
-        created="2020-01-01T00:00:00+00:00",
-        rows=ROWS,
-        task_rows=TASK_ROWS,
+    return Plan(
         request=ExtractionRequest("numpy:tinynet", tuple(INFO)),
         fingerprint={"weights": "none", "versions": {"numpy": "1"}},
         layers=tuple(LayerRecord(key, names[key], INFO[key], SHAPES[key], "float32") for key in INFO),
         source=SourceRecord("file:///somewhere", "imagefolder", ("x", "y", "z"), 7),
+        task_rows=TASK_ROWS,
     )
 
 
@@ -58,24 +65,24 @@ def commit(store, task, features, errors=()):
     for row in errors:
         for values in rows.values():
             values[row - task.start] = np.nan
-    store.commit(task, rows, {row: f"ImageError: row {row}" for row in errors})
+    return store.commit(task, rows, {row: f"ImageError: row {row}" for row in errors})
 
 
-def write(path, manifest, features, tasks=None, **options):
-    store = StoreWriter.create(path, manifest, INDEX, **options)
-    for task in manifest.tasks if tasks is None else tasks:
+def write(path, plan, features, tasks=slice(None), **options):
+    store = StoreWriter.create(path, plan, INDEX, **options)
+    for task in store.manifest.tasks[tasks]:
         commit(store, task, features)
     return store
 
 
 @pytest.fixture
-def path(tmp_path, manifest, features):
+def path(tmp_path, plan, features):
     """A finished store in which row 5 failed."""
-    store = StoreWriter.create(tmp_path / "s.zarr", manifest, INDEX)
-    for task in manifest.tasks:
+    store = StoreWriter.create(tmp_path / "s.zarr", plan, INDEX)
+    for task in store.manifest.tasks:
         commit(store, task, features, [5] if task.number == 1 else [])
     store.finalize()
-    return store.root
+    return store.place.root
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -101,11 +108,11 @@ def test_rows_carry_keys_targets_and_status(path):
     assert store.classes == ("x", "y", "z")
     assert store.complete
     assert len(store) == ROWS
-    assert attrs.astuple(store.summary) == (10, 9, 1, 0, 7, None)
+    assert attrs.astuple(store.summary) == (10, 9, 1, 0, 7, None, None, None)
     assert store.summary.images_per_second is None
 
 
-def test_layers_are_found_by_key_level_head_and_name(path, manifest):
+def test_layers_are_found_by_key_level_head_and_name(path, plan):
     store = featreg.open_store(path)
     assert store.layers == ("C5", -2, "pooled")
     assert dict(store.info) == INFO
@@ -115,7 +122,10 @@ def test_layers_are_found_by_key_level_head_and_name(path, manifest):
     assert "C5" in store
     assert "C4" not in store
     assert True not in store
-    assert store.manifest == manifest
+    assert store.manifest.layers == plan.layers
+    assert store.manifest.request == plan.request
+    assert store.manifest.source == plan.source
+    assert (store.manifest.rows, store.manifest.task_rows) == (ROWS, TASK_ROWS)
     with pytest.raises(LayerError) as caught:
         store["poled"]
     assert caught.value.matches[0] == "pooled"
@@ -147,10 +157,10 @@ def test_plain_parquet_reads_the_samples(path):
     assert [row for row in range(ROWS) if table["error"][row] is not None] == [5]
 
 
-def test_a_source_without_classes_has_no_targets(tmp_path, manifest, features):
-    plain = attrs.evolve(manifest, source=SourceRecord("file:///x", "folder", None, 0))
+def test_a_source_without_classes_has_no_targets(tmp_path, plan, features):
+    plain = attrs.evolve(plan, source=SourceRecord("file:///x", "folder", None, 0))
     index = [Sample(sample.key, sample.uri) for sample in INDEX]
-    store = featreg.open_store(StoreWriter.create(tmp_path / "s", plain, index).root)
+    store = featreg.open_store(StoreWriter.create(tmp_path / "s", plain, index).place)
     assert store.targets is None
     assert store.classes is None
 
@@ -188,7 +198,7 @@ def test_a_truncated_shard_is_an_error_that_names_the_rows(path, index, rows):
     with pytest.raises(StoreError) as caught:
         featreg.open_store(path)["C5"][index]
     assert caught.value.problem.startswith(rows)
-    assert "overwrite" in caught.value.remedy
+    assert "repair" in caught.value.remedy
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -201,24 +211,17 @@ def test_a_lost_shard_is_an_error_and_not_a_row_of_nan(path, how, finished):
     if how == "folder gone":
         shard.parent.rmdir()
     if not finished:
-        (path / "samples.parquet").unlink()
+        (path / "finished.json").unlink()
     with pytest.raises(StoreError, match="missing") as caught:
         featreg.open_store(path)
     assert "C5/c/1/0/0/0" in caught.value.expected
     assert "rows 4 to 7 of 'C5'" in caught.value.expected
-    assert "overwrite" in caught.value.remedy
+    assert "repair" in caught.value.remedy
 
 
-def test_missing_receipts_of_an_unfinished_store_are_an_error(path):
-    (path / "samples.parquet").unlink()
-    os.rename(path / "receipts", path / "moved")
-    with pytest.raises(StoreError, match="receipts"):
-        featreg.open_store(path)
-
-
-def test_a_lost_shard_does_not_hinder_overwriting(path, manifest, features):
+def test_a_lost_shard_does_not_hinder_overwriting(path, plan, features):
     (path / "pooled" / "c" / "0" / "0").unlink()
-    write(path, manifest, features, overwrite=True)
+    write(path, plan, features, overwrite=True)
     assert np.array_equal(featreg.open_store(path)["pooled"][:], features["pooled"])
 
 
@@ -237,16 +240,16 @@ INDICES = [
 
 
 @pytest.mark.parametrize("index", INDICES, ids=repr)
-def test_a_layer_is_indexed_as_in_numpy(tmp_path, manifest, features, index):
-    layer = featreg.open_store(write(tmp_path / "s", manifest, features).root)["C5"]
+def test_a_layer_is_indexed_as_in_numpy(tmp_path, plan, features, index):
+    layer = featreg.open_store(write(tmp_path / "s", plan, features).place)["C5"]
     found, expected = layer[index], features["C5"][index]
     assert type(found) is type(expected)
     assert found.dtype == expected.dtype
     assert np.array_equal(found, expected)
 
 
-def test_a_mask_over_several_axes_selects_as_in_numpy(tmp_path, manifest, features):
-    layer = featreg.open_store(write(tmp_path / "s", manifest, features).root)["pooled"]
+def test_a_mask_over_several_axes_selects_as_in_numpy(tmp_path, plan, features):
+    layer = featreg.open_store(write(tmp_path / "s", plan, features).place)["pooled"]
     mask = features["pooled"] > 0
     assert np.array_equal(layer[mask], features["pooled"][mask])
 
@@ -302,7 +305,7 @@ def test_rows_are_selected_by_status_and_target(path, features):
 
 
 def test_receipts_hold_the_hash_of_every_shard(path):
-    receipts = sorted((path / "receipts").iterdir())
+    receipts = sorted((path / "receipts" / "0000").iterdir())
     assert [receipt.name for receipt in receipts] == ["00000000.json", "00000001.json", "00000002.json"]
     for receipt in receipts:
         shards = json.loads(receipt.read_bytes())["shards"]
@@ -311,19 +314,19 @@ def test_receipts_hold_the_hash_of_every_shard(path):
     assert sum(1 for file in path.glob("*/c/**/*") if file.is_file()) == 9
 
 
-def test_a_task_of_nothing_but_failures_has_shards_too(tmp_path, manifest, features):
-    store = StoreWriter.create(tmp_path / "s", manifest, INDEX)
-    commit(store, manifest.tasks[0], features, errors=[0, 1, 2, 3])
-    shards = json.loads((store.root / manifest.tasks[0].receipt).read_bytes())["shards"]
-    assert all((store.root / name).stat().st_size > 4 * 5 * 4 for name in shards)
+def test_a_task_of_nothing_but_failures_has_shards_too(tmp_path, plan, features):
+    store = StoreWriter.create(tmp_path / "s", plan, INDEX)
+    commit(store, store.manifest.tasks[0], features, errors=[0, 1, 2, 3])
+    shards = json.loads((tmp_path / "s" / store.manifest.tasks[0].receipt).read_bytes())["shards"]
+    assert all((tmp_path / "s" / name).stat().st_size > 4 * 5 * 4 for name in shards)
 
 
 # --- interrupted runs ---------------------------------------------------------------------------------------------
 
 
-def test_rows_without_a_receipt_are_pending(tmp_path, manifest, features):
-    root = write(tmp_path / "s", manifest, features, manifest.tasks[1:2]).root
-    store = featreg.open_store(root)
+def test_rows_without_a_receipt_are_pending(tmp_path, plan, features):
+    write(tmp_path / "s", plan, features, slice(1, 2))
+    store = featreg.open_store(tmp_path / "s")
     assert not store.complete
     assert store.status.tolist() == ["pending"] * 4 + ["ok"] * 4 + ["pending"] * 2
     assert np.isnan(store["C5"][:4]).all()
@@ -331,45 +334,60 @@ def test_rows_without_a_receipt_are_pending(tmp_path, manifest, features):
     assert "6 of 10 rows pending" in repr(store)
 
 
-def test_shards_without_their_receipt_do_not_count(tmp_path, manifest, features, monkeypatch):
-    store = write(tmp_path / "s", manifest, features, manifest.tasks[:1])
+def test_shards_without_their_receipt_do_not_count(tmp_path, plan, features, monkeypatch):
+    store = write(tmp_path / "s", plan, features, slice(1))
 
-    def killed(path, data, exclusive=False):
+    def killed(self, name, data):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "write_atomically", killed)
+    monkeypatch.setattr(LocalPlace, "create", killed)
     with pytest.raises(KeyboardInterrupt):
-        commit(store, manifest.tasks[1], features)
-    assert (store.root / "C5/c/1/0/0/0").exists()
-    assert featreg.open_store(store.root).status.tolist() == ["ok"] * 4 + ["pending"] * 6
+        commit(store, store.manifest.tasks[1], features)
+    assert not (tmp_path / "s/C5/c/1").exists()
+    assert len(list((tmp_path / "s/staged").iterdir())) == 3
+    assert featreg.open_store(tmp_path / "s").status.tolist() == ["ok"] * 4 + ["pending"] * 6
+
+
+def test_shards_on_the_way_to_their_place_are_pending_and_no_damage(tmp_path, plan, features, monkeypatch):
+    store = write(tmp_path / "s", plan, features, slice(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "move_if_there", lambda *_: None)
+        commit(store, store.manifest.tasks[1], features)
+    found = featreg.open_store(tmp_path / "s")
+    assert found.status.tolist() == ["ok"] * 4 + ["pending"] * 6
+    commit(store, store.manifest.tasks[2], features)
+    store.finalize()
+    assert np.array_equal(featreg.open_store(tmp_path / "s")["C5"][:], features["C5"])
 
 
 def test_killed_before_the_sample_table_it_reads_the_receipts(path):
     before = featreg.open_store(path)
     assert before.complete
     (path / "samples.parquet").unlink()
+    (path / "finished.json").unlink()
     after = featreg.open_store(path)
     assert after.complete
     assert after.status.tolist() == before.status.tolist()
     assert after.errors == before.errors
 
 
-def test_only_a_complete_store_is_finalized(tmp_path, manifest, features):
-    store = write(tmp_path / "s", manifest, features, manifest.tasks[:2])
+def test_only_a_complete_store_is_finalized(tmp_path, plan, features):
+    store = write(tmp_path / "s", plan, features, slice(2))
     with pytest.raises(StoreError, match="not complete"):
         store.finalize()
-    assert not (store.root / "samples.parquet").exists()
+    assert not (tmp_path / "s" / "samples.parquet").exists()
 
 
-def test_a_task_is_committed_once(tmp_path, manifest, features):
-    store = write(tmp_path / "s", manifest, features, manifest.tasks[:1])
-    with pytest.raises(StoreError, match="cannot be written"):
-        commit(store, manifest.tasks[0], features)
+def test_a_task_is_committed_once(tmp_path, plan, features):
+    store = write(tmp_path / "s", plan, features, slice(1))
+    before = {file: file.read_bytes() for file in (tmp_path / "s").rglob("*") if file.is_file()}
+    assert commit(store, store.manifest.tasks[0], {key: -values for key, values in features.items()}) is False
+    assert {file: file.read_bytes() for file in (tmp_path / "s").rglob("*") if file.is_file()} == before
 
 
-@pytest.mark.parametrize("step", ["_build", "_move_in"])
+@pytest.mark.parametrize("step", ["_build", "move_in"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, PermissionError(13, "no")])
-def test_what_fails_while_a_store_is_made_leaves_nothing(tmp_path, manifest, monkeypatch, step, error):
+def test_what_fails_while_a_store_is_made_leaves_nothing(tmp_path, plan, monkeypatch, step, error):
     original = getattr(writer, step)
 
     def fails(*arguments, **options):
@@ -378,40 +396,82 @@ def test_what_fails_while_a_store_is_made_leaves_nothing(tmp_path, manifest, mon
         raise error
 
     monkeypatch.setattr(writer, step, fails)
-    with pytest.raises((KeyboardInterrupt, StoreError)):
-        StoreWriter.create(tmp_path / "s", manifest, INDEX)
+    with pytest.raises((KeyboardInterrupt, StoreDeniedError)):
+        StoreWriter.create(tmp_path / "s", plan, INDEX)
     assert list(tmp_path.iterdir()) == []
 
 
+# --- places -------------------------------------------------------------------------------------------------------
+
+
+def content(root):
+    return {name: (root / name).read_bytes() for name in LocalPlace(root).walk()}
+
+
 def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
+    place = LocalPlace(tmp_path)
+    place.write("file", b"old")
 
     def fails(*_):
         raise OSError("no")
 
-    monkeypatch.setattr(disk.os, "replace", fails)
+    monkeypatch.setattr(places.os, "replace", fails)
     with pytest.raises(OSError, match="no"):
-        disk.write_atomically(path, b"new")
-    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"old"]
+        place.write("file", b"new")
+    assert content(tmp_path) == {"file": b"old"}
 
 
-def test_an_exclusive_write_leaves_the_first(tmp_path):
-    disk.write_atomically(tmp_path / "file", b"first", exclusive=True)
-    with pytest.raises(FileExistsError):
-        disk.write_atomically(tmp_path / "file", b"second", exclusive=True)
-    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"first"]
-
-
-def test_without_hard_links_the_first_wins_too(tmp_path, monkeypatch):
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_of_several_writers_the_first_wins(tmp_path, monkeypatch, hard_links):
     def unsupported(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(disk.os, "link", unsupported)
-    disk.write_atomically(tmp_path / "file", b"first", exclusive=True)
+    if not hard_links:
+        monkeypatch.setattr(disk.os, "link", unsupported)
+    monkeypatch.setattr(places.Path, "exists", lambda _: False)  # both looked before either wrote
+    LocalPlace(tmp_path).create("a/file", b"first")
     with pytest.raises(FileExistsError):
-        disk.write_atomically(tmp_path / "file", b"second", exclusive=True)
-    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"first"]
+        LocalPlace(tmp_path).create("a/file", b"second")
+    assert content(tmp_path) == {"a/file": b"first"}
+
+
+def test_a_write_whose_folder_is_tidied_away_begins_anew(tmp_path, monkeypatch):
+    place, link = LocalPlace(tmp_path), disk.os.link
+
+    def tidied(source, target):
+        monkeypatch.setattr(disk.os, "link", link)
+        place.remove_folder("staged")
+        link(source, target)
+
+    monkeypatch.setattr(disk.os, "link", tidied)
+    place.create("receipts/0.json", b"whole")
+    assert content(tmp_path) == {"receipts/0.json": b"whole"}
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(errno.ENOSPC, StoreFullError), (errno.EDQUOT, StoreFullError), (errno.EROFS, StoreDeniedError),
+     (errno.EACCES, StoreDeniedError), (errno.EIO, StoreError)],
+)  # fmt: skip
+def test_what_the_disk_says_is_an_error_of_its_kind_and_nothing_is_lost(
+    tmp_path, plan, features, monkeypatch, number, error
+):
+    store = write(tmp_path / "s", plan, features, slice(1))
+    before = content(tmp_path / "s")
+
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "write_aside", fails)
+        with pytest.raises(error, match="cannot be written") as caught:
+            commit(store, store.manifest.tasks[1], features)
+    assert type(caught.value) is error
+    assert content(tmp_path / "s") == before
+    for task in store.manifest.tasks[1:]:
+        commit(store, task, features)
+    store.finalize()
+    assert np.array_equal(featreg.open_store(tmp_path / "s")["C5"][:], features["C5"])
 
 
 # --- what cannot be opened ----------------------------------------------------------------------------------------
@@ -436,10 +496,10 @@ def test_a_path_must_be_a_path(path):
 
 @pytest.mark.parametrize(
     ("path", "said"),
-    [("", "empty"), ("a\0b", "NUL"), ("s3://bucket/s", "local path"), (Path("gs://b/s"), "local path")],
+    [("", "empty"), ("a\0b", "NUL"), ("nofs://bucket/s", "cannot be at"), (Path("nofs://b/s"), "cannot be at")],
 )
 @pytest.mark.parametrize("use", [featreg.open_store, check_free])
-def test_a_path_that_cannot_be_local_is_refused(tmp_path, monkeypatch, use, path, said):
+def test_a_path_that_cannot_be_is_refused(tmp_path, monkeypatch, use, path, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StoreError, match=said):
         use(path)
@@ -449,24 +509,30 @@ def changed(**fields):
     return lambda plain: json.dumps({**plain, **fields})
 
 
+@pytest.mark.parametrize("document", ["manifest.json", "passes/0000.json"])
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda plain: json.dumps(plain)[:-20], "damaged"),
         (lambda plain: "[]", "damaged"),
         (lambda plain: "", "damaged"),
-        (changed(rows="10"), "damaged"),
+        (json.dumps, "damaged"),  # the same in other words
         (changed(surprise=1), "damaged"),
-        (lambda plain: json.dumps({key: value for key, value in plain.items() if key != "layers"}), "damaged"),
-        (changed(format=2), "another layout"),
-        (lambda plain: "{}", "another layout"),
-        (changed(rows=11), "does not fit"),
+        (lambda plain: json.dumps(plain, indent=2).replace("0.1.0", "0.1.1"), "damaged"),
     ],
 )
-def test_a_manifest_that_is_not_as_it_was_is_an_error(path, change, said):
+def test_a_document_that_is_not_as_it_was_is_an_error(path, document, change, said):
+    plain = json.loads((path / document).read_bytes())
+    (path / document).write_text(change(plain))
+    with pytest.raises(StoreError, match=said):
+        featreg.open_store(path)
+
+
+@pytest.mark.parametrize("change", [changed(format=1), changed(format=3), lambda plain: "{}"])
+def test_another_format_is_refused(path, change):
     plain = json.loads((path / "manifest.json").read_bytes())
     (path / "manifest.json").write_text(change(plain))
-    with pytest.raises(StoreError, match=said):
+    with pytest.raises(StoreError, match="another layout"):
         featreg.open_store(path)
 
 
@@ -479,14 +545,14 @@ def test_a_missing_array_is_an_error(path):
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"task": 1'])
 def test_a_damaged_receipt_is_an_error(path, content):
     (path / "samples.parquet").unlink()
-    (path / "receipts" / "00000001.json").write_bytes(content)
+    (path / "receipts" / "0000" / "00000001.json").write_bytes(content)
     with pytest.raises(StoreError, match=r"00000001.*damaged"):
         featreg.open_store(path).status  # noqa: B018  (the property reads)
 
 
 def test_a_receipt_for_other_rows_is_an_error(path):
     (path / "samples.parquet").unlink()
-    os.replace(path / "receipts" / "00000000.json", path / "receipts" / "00000001.json")
+    os.replace(path / "receipts" / "0000" / "00000000.json", path / "receipts" / "0000" / "00000001.json")
     with pytest.raises(StoreError, match="damaged"):
         featreg.open_store(path).status  # noqa: B018  (the property reads)
 
@@ -501,36 +567,37 @@ def test_a_damaged_sample_table_is_an_error(path, content):
 # --- what is not overwritten --------------------------------------------------------------------------------------
 
 
-def test_a_path_that_is_taken_is_refused(path, tmp_path, manifest):
+def test_a_path_that_is_taken_is_refused(path, tmp_path, plan):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_bytes(b"mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "file")
     for taken in (path, tmp_path / "empty", tmp_path / "file", tmp_path / "dangling"):
         with pytest.raises(StoreExistsError):
-            StoreWriter.create(taken, manifest, INDEX)
+            StoreWriter.create(taken, plan, INDEX)
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_overwriting_replaces_a_store_or_an_empty_folder(path, tmp_path, manifest, features, finished):
+def test_overwriting_replaces_a_store_or_an_empty_folder(path, tmp_path, plan, features, finished):
     (tmp_path / "empty").mkdir()
     if not finished:
         (path / "samples.parquet").unlink()
-        (path / "receipts" / "00000002.json").unlink()
-        (path / ".samples.parquet.0123").write_bytes(b"left by a run that was killed")
+        (path / "receipts" / "0000" / "00000002.json").unlink()
+        (path / "staged").mkdir()
+        (path / "staged" / ".samples.parquet.0123").write_bytes(b"left by a run that was killed")
     for target in (path, tmp_path / "empty"):
-        write(target, manifest, features, [], overwrite=True)
+        write(target, plan, features, slice(0), overwrite=True)
         assert featreg.open_store(target).summary.pending == ROWS
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "s.zarr"]
 
 
-def test_overwriting_spares_whatever_is_not_a_store_alone(path, tmp_path, manifest):
+def test_overwriting_spares_whatever_is_not_a_store_alone(path, tmp_path, plan):
     (path / "thesis.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "x.jpg").write_text("mine")
     (tmp_path / "fake").mkdir()
-    (tmp_path / "fake" / "manifest.json").write_text('{"format": 1}')
+    (tmp_path / "fake" / "manifest.json").write_text('{"format": 2}')
     before = sorted(tmp_path.rglob("*"))
     for target, said in (
         (path, "thesis.txt"),
@@ -538,29 +605,29 @@ def test_overwriting_spares_whatever_is_not_a_store_alone(path, tmp_path, manife
         (tmp_path / "photos", "not a feature store"),
     ):
         with pytest.raises(StoreExistsError, match="refused to overwrite") as caught:
-            StoreWriter.create(target, manifest, INDEX, overwrite=True)
+            StoreWriter.create(target, plan, INDEX, overwrite=True)
         assert said in caught.value.got
     with pytest.raises(StoreExistsError):
-        StoreWriter.create(tmp_path / "fake", manifest, INDEX, overwrite=True)
+        StoreWriter.create(tmp_path / "fake", plan, INDEX, overwrite=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_store_made_meanwhile_is_not_replaced(tmp_path, manifest, features, monkeypatch):
+def test_a_store_made_meanwhile_is_not_replaced(tmp_path, plan, features, monkeypatch):
     original = writer._build
 
     def slow(root, *arguments):
         monkeypatch.setattr(writer, "_build", original)
-        write(tmp_path / "s", manifest, features)
+        write(tmp_path / "s", plan, features)
         original(root, *arguments)
 
     monkeypatch.setattr(writer, "_build", slow)
     with pytest.raises(StoreExistsError, match="meanwhile"):
-        StoreWriter.create(tmp_path / "s", manifest, INDEX)
+        StoreWriter.create(tmp_path / "s", plan, INDEX)
     assert featreg.open_store(tmp_path / "s").complete
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
 
 
-def test_the_old_store_comes_back_where_the_new_one_cannot_move_in(path, manifest, monkeypatch):
+def test_the_old_store_comes_back_where_the_new_one_cannot_move_in(path, plan, monkeypatch):
     rename = os.rename
 
     def fails(source, target):
@@ -568,30 +635,26 @@ def test_the_old_store_comes_back_where_the_new_one_cannot_move_in(path, manifes
             raise KeyboardInterrupt
         rename(source, target)
 
-    monkeypatch.setattr(writer.os, "rename", fails)
+    monkeypatch.setattr(replace.os, "rename", fails)
     with pytest.raises(KeyboardInterrupt):
-        StoreWriter.create(path, manifest, INDEX, overwrite=True)
+        StoreWriter.create(path, plan, INDEX, overwrite=True)
     assert featreg.open_store(path).complete
     assert [entry.name for entry in path.parent.iterdir()] == ["s.zarr"]
 
 
-def test_a_link_to_a_store_is_followed(path, tmp_path, manifest):
+def test_a_link_to_a_store_is_followed(path, tmp_path, plan):
     (tmp_path / "link").symlink_to(path, target_is_directory=True)
-    assert check_free(tmp_path / "link", overwrite=True) == path
-    StoreWriter.create(tmp_path / "link", manifest, INDEX, overwrite=True)
+    assert check_free(tmp_path / "link", overwrite=True).root == path
+    StoreWriter.create(tmp_path / "link", plan, INDEX, overwrite=True)
     assert (tmp_path / "link").is_symlink()
     assert featreg.open_store(path).summary.pending == ROWS
 
 
-def test_missing_parents_are_made(tmp_path, manifest):
-    assert StoreWriter.create(tmp_path / "a" / "b" / "s", manifest, INDEX).root == tmp_path / "a" / "b" / "s"
+def test_missing_parents_are_made(tmp_path, plan):
+    assert StoreWriter.create(tmp_path / "a" / "b" / "s", plan, INDEX).place.root == tmp_path / "a" / "b" / "s"
 
 
 # --- documents and arithmetic -------------------------------------------------------------------------------------
-
-
-def test_the_manifest_survives_json(path, manifest):
-    assert read_manifest(path) == manifest
 
 
 @given(st.lists(st.one_of(st.integers(-20, 20), st.text(min_size=1)), unique_by=lambda key: (type(key), key)))
@@ -600,7 +663,8 @@ def test_array_names_are_safe_and_different_on_every_file_system(layers):
     assert list(names) == layers
     folded = [name.casefold() for name in names.values()]
     assert len(set(folded)) == len(layers)
-    assert not set(folded) & {"manifest.json", "index.parquet", "samples.parquet", "receipts", "zarr.json"}
+    own = {"manifest.json", "finished.json", "samples.parquet", "zarr.json"}
+    assert not set(folded) & (own | {"index", "passes", "receipts", "staged", "workers"})
     for name in names.values():
         assert name.isascii()
         assert not set(name) & set('/\\:*?"<>| %\n')
@@ -624,17 +688,16 @@ def test_chunks_divide_a_shard_and_are_about_a_mebibyte(power, row_bytes):
     assert rows == 2**power or 2 * rows * row_bytes > 2**20
 
 
-@given(st.integers(1, 500), st.integers(1, 64))
-def test_tasks_cover_every_row_once(rows, task_rows):
-    tasks = attrs.evolve(_manifest(), rows=rows, task_rows=task_rows).tasks
-    assert [row for task in tasks for row in range(task.start, task.stop)] == list(range(rows))
-    assert [task.number for task in tasks] == list(range(len(tasks)))
-    assert all(task.start == task.number * task_rows and 0 < task.rows <= task_rows for task in tasks)
-
-
-def _manifest():
+@given(st.integers(0, 300), st.integers(1, 500), st.integers(0, 6))
+def test_tasks_cover_every_row_once_and_keep_to_the_shards(start, rows, power):
+    task_rows = 2**power
     source = SourceRecord("x", "x", None, 0)
-    return Manifest(layout.FORMAT, "", "", 1, 1, ExtractionRequest("m", ("C5",)), {}, (), source)
+    part = Pass(0, start, start + rows, task_rows, ExtractionRequest("m", ("C5",)), {}, (), source, None, "", "")
+    tasks = list(part.iter_tasks())
+    assert [row for task in tasks for row in range(task.start, task.stop)] == list(range(start, start + rows))
+    assert len(tasks) == part.count
+    assert [task.number for task in tasks] == [task.start // task_rows for task in tasks]
+    assert all({task.start // task_rows, (task.stop - 1) // task_rows} == {task.number} for task in tasks)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featreg.cli.tables import format_table
+from featreg.cli.summary import document, report
 from featreg.errors import FeatregError, StoreError
 from featreg.pool import FORMS
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from featreg.spec import Layer
     from featreg.stores import FeatureStore
 
-__all__ = ["extract"]
+__all__ = ["INTERRUPTED", "extract", "parse_part"]
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended: 128 and the number of SIGINT."""
@@ -26,26 +26,26 @@ INTERRUPTED = 130
 NOTHING_READ = 1
 """The exit code of a run in which every image failed."""
 
-SHOWN_ERRORS = 3
-
 _INTEGER = re.compile(r"-?[0-9]+")
+_PART = re.compile(r"([0-9]+)/([0-9]+)")
 
 
 @click.command()
 @click.argument("source")
 @click.argument("store")
-@click.option("--model", required=True, metavar="BACKEND:MODEL", help="As 'featreg models BACKEND' lists them.")
+@click.option("--model", metavar="BACKEND:MODEL", help="As 'featreg models BACKEND' lists them.")
 @click.option(
     "--layer",
     "layers",
     multiple=True,
-    required=True,
     metavar="LAYER[:POOL]",
     help="Level, head, index or native name, with a pooling of its own, as in C4:avgpool=10,10,4; repeatable.",
 )
 @click.option("--pool", metavar="POOL", help=f"How the layers without one of their own are pooled: {FORMS}.")
 @click.option("--flatten", is_flag=True, help="Make one vector of each image's features, after pooling.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images at a time.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Samples at a time.  [default: 32, or what STORE was begun with]"
+)
 @click.option("--device", default=None, help="Where the model runs, such as cpu or cuda:0.  [default: cpu]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: float32]")
 @click.option("--weights", default=None, help="'default', a tag, a file, or synthetic:SEED.  [default: random]")
@@ -61,6 +61,28 @@ _INTEGER = re.compile(r"-?[0-9]+")
 @click.option(
     "--overwrite", is_flag=True, help="Replace a feature store that is in the way, once the new one is complete."
 )
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="This is run I of N on one store, counted from 0, as in an array job: begin with that part, then help.",
+)
+@click.option(
+    "--add-layer",
+    "added",
+    multiple=True,
+    metavar="LAYER[:POOL]",
+    help="Compute this layer too, of the model that STORE has, and no other; repeatable.",
+)
+@click.option("--append", "appending", is_flag=True, help="Give what is new in SOURCE new rows at the end of STORE.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["record", "raise"]),
+    help="A sample that fails becomes a row with an error, or stops the run.  [default: record]",
+)
+@click.option(
+    "--max-error-rate", type=click.FloatRange(0, 1), help="Stop once more than this share of all rows has failed."
+)
+@click.option("--num-workers", type=click.IntRange(min=1), help="Threads that read and decode.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.pass_context
 def extract(
@@ -69,38 +91,30 @@ def extract(
     *,
     source: str,
     store: str,
-    model: str,
+    model: str | None,
     layers: tuple[str, ...],
-    pool: str | None,
-    options: tuple[str, ...],
-    batch_size: int,
-    limit: int | None,
-    overwrite: bool,
+    added: tuple[str, ...],
+    appending: bool,
     as_json: bool,
     **fields: Any,
 ) -> None:
-    """Run a model over the images in the folder SOURCE and write their features to STORE.
+    """Run a model over the samples in SOURCE and write their features to STORE.
 
-    Images in sub-folders get the sub-folder as their class. An image that cannot be read becomes a row with an error;
-    where that is so for every image, the exit code is 1.
+    Images in sub-folders get the sub-folder as their class. A sample that cannot be read becomes a row with an error;
+    where that is so for every one, the exit code is 1. A run that stopped is gone on with by the same command, and any
+    number of them may work on one store at once.
     """
-    import featreg
-
-    asked = [_parse_layer(layer) for layer in layers]
+    given = {name: value for name, value in fields.items() if value is not None and value != () and value is not False}
     try:
-        result = featreg.extract(
-            source,
-            store,
-            model,
-            [layer for layer, _ in asked],
-            pool=_pooling(asked, pool),
-            options=_parse_options(options),
-            batch_size=batch_size,
-            limit=limit,
-            overwrite=overwrite,
-            progress=True,
-            **{name: value for name, value in fields.items() if value is not None},
-        )
+        if added or appending:
+            _check_addition(
+                added, appending, given | ({"model": model} if model else {}) | ({"layer": layers} if layers else {})
+            )
+            result = _add(source, store, added, given)
+        elif model is None or not layers:
+            raise click.UsageError("what to extract is not given: --model and --layer")
+        else:
+            result = _extract(source, store, model, layers, given)
     except KeyboardInterrupt as interrupt:
         click.echo(f"interrupted: {_notes(interrupt) or _state(store)}", err=True)
         ctx.exit(INTERRUPTED)
@@ -108,12 +122,61 @@ def extract(
         if _notes(error):
             click.echo(_notes(error), err=True)
         raise
-    click.echo(json.dumps(_document(result), indent=2) if as_json else _report(result))
+    click.echo(json.dumps(document(result), indent=2) if as_json else report(result))
     if result.summary.failed == len(result):
-        click.echo(
-            f"no image could be read and extracted: all {len(result)} rows of {result.path} are errors", err=True
-        )
+        click.echo(f"no image could be read and extracted: all {len(result)} rows of {result.uri} are errors", err=True)
         ctx.exit(NOTHING_READ)
+
+
+def _extract(source: str, store: str, model: str, layers: Sequence[str], given: dict[str, Any]) -> FeatureStore:
+    import featreg
+
+    asked = [_parse_layer(layer) for layer in layers]
+    part = given.pop("part", None)
+    return featreg.extract(
+        source,
+        store,
+        model,
+        [layer for layer, _ in asked],
+        pool=_pooling(asked, given.pop("pool", None)),
+        options=_parse_options(given.pop("options", ())),
+        part=parse_part(part),
+        progress=True,
+        **given,
+    )
+
+
+_ADDING = {"batch_size", "num_workers", "part", "max_error_rate"}
+
+
+def _add(source: str, store: str, added: Sequence[str], given: dict[str, Any]) -> FeatureStore:
+    """More layers, or more rows where there are none of them; all that decides the values is that of the store."""
+    from featreg.engine import add_layers, append
+
+    run = {**given, "part": parse_part(given.get("part")), "progress": True}
+    if not added:
+        return append(store, source=source, **run)
+    asked = [_parse_layer(layer) for layer in added]
+    return add_layers(store, [layer for layer, _ in asked], pool=_pooling(asked, None), source=source, **run)
+
+
+def _check_addition(added: Sequence[str], appending: bool, given: dict[str, Any]) -> None:
+    besides = sorted(f"--{name.replace('_', '-')}" for name in set(given) - _ADDING)
+    if besides or (added and appending):
+        raise click.UsageError(
+            "--add-layer and --append take the model from the store, and go one after the other; "
+            f"leave out {', '.join(besides) or 'one of them'}"
+        )
+
+
+def parse_part(text: str | None) -> tuple[int, int] | None:
+    """A part as it is written: ``2/8``."""
+    if text is None:
+        return None
+    match = _PART.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no I/N, as in 0/8", param_hint="--part")
+    return int(match[1]), int(match[2])
 
 
 def _parse_layer(text: str) -> tuple[Layer, str | None]:
@@ -159,66 +222,3 @@ def _state(path: str) -> str:
         return f"no store was written to {path}"
     done = len(store) - store.summary.pending
     return f"the store {path} can be opened; {done} of its {len(store)} rows are finished"
-
-
-def _layers(store: FeatureStore) -> list[dict[str, Any]]:
-    return [
-        {
-            "key": record.key,
-            "name": record.info.name,
-            "kind": record.info.kind,
-            "shape": [len(store), *record.shape],
-            "dtype": record.dtype,
-        }
-        for record in store.manifest.layers
-    ]
-
-
-def _document(store: FeatureStore) -> dict[str, Any]:
-    summary = store.summary
-    return {
-        "store": str(store.path),
-        "model": store.manifest.request.model,
-        "weights": store.manifest.request.weights,
-        "rows": summary.rows,
-        "failed": summary.failed,
-        "skipped": summary.skipped,
-        "classes": store.classes,
-        "stray": store.manifest.source.stray,
-        "seconds": summary.seconds,
-        "images_per_second": summary.images_per_second,
-        "layers": _layers(store),
-        "errors": store.errors,
-    }
-
-
-def _report(store: FeatureStore) -> str:
-    summary, request = store.summary, store.manifest.request
-    speed = summary.images_per_second or 0.0
-    rows = [(layer["key"], "x".join(map(str, layer["shape"])), layer["dtype"]) for layer in _layers(store)]
-    lines = [
-        format_table(("layer", "shape", "dtype"), rows),
-        "",
-        f"rows: {summary.rows}, failed: {summary.failed}, files skipped: {summary.skipped}, images/s: {speed:.1f}",
-        f"classes: {_classes(store)}",
-        *_failures(store),
-        f"model: {request.model}, weights: {request.weights or 'random (seeded), no pretrained weights'}",
-        f"store: {store.path}",
-    ]
-    return "\n".join(lines)
-
-
-def _classes(store: FeatureStore) -> str:
-    """How many classes there are; where stray images are why there are none, their number."""
-    stray = store.manifest.source.stray
-    if store.classes is not None:
-        return str(len(store.classes))
-    images = "image lies" if stray == 1 else "images lie"
-    return f"none ({stray} {images} outside of any sub-folder)" if stray else "none"
-
-
-def _failures(store: FeatureStore) -> list[str]:
-    """The first errors, a line each; the key in quotes, since a file name may hold anything."""
-    lines = [f"  {key!r}: {error.splitlines()[0]}" for key, error in list(store.errors.items())[:SHOWN_ERRORS]]
-    more = len(store.errors) - len(lines)
-    return [*lines, f"  and {more} more: open_store(...).errors"] if more > 0 else lines

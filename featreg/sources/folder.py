@@ -3,166 +3,150 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeAlias
-from urllib.parse import unquote_to_bytes, urlsplit
+from collections.abc import Iterator
+from functools import cached_property
 
 import attrs
 
-from featreg.errors import SourceError, near_matches
-from featreg.images import suffixes
+from featreg.errors import SourceError
+from featreg.images import is_image_name, suffixes
 from featreg.sources.base import Sample, Source
+from featreg.sources.files import Entry, check_exists, entries, exists, identity, read_file, size_of
+from featreg.sources.order import natural_order
+from featreg.sources.uris import file_uri, join, readable, shown
 
-__all__ = ["FolderSource", "natural_order"]
-
-Parts: TypeAlias = tuple[str, ...]
-Identity: TypeAlias = tuple[int, int]
-
-_DIGITS = re.compile(r"([0-9]+)")
+__all__ = ["FolderSource"]
 
 
 class FolderSource(Source):
-    r"""The images below a folder, in the natural order of their keys (the POSIX path below the folder).
+    r"""The images below a folder, in the natural order of their paths, folder by folder.
 
-    A file is an image by its suffix; one that is no image inside becomes a row with an error. Other files and whatever
-    is hidden are left out and counted in ``skipped``, and so are Zarr groups. Where all images lie in sub-folders, the
-    first-level folders are the classes and the targets their places in sorted order, as in
-    ``torchvision.datasets.ImageFolder``. A single image outside of them makes the folder a flat one without classes;
-    ``stray`` counts such images. Links are followed, but never back into a folder that is being walked. A name
-    that is not valid Unicode shows its bytes as ``\xNN``.
+    The key of an image is its POSIX path below the folder. A file is an image by its suffix; one that is no image
+    inside becomes a row with an error. Other files and whatever is hidden are left out and counted in ``skipped``, and
+    so are Zarr groups. Where no image lies in the folder itself, its sub-folders are the classes and the targets
+    their places in code point order, as in ``torchvision.datasets.ImageFolder``. A single image outside of them makes
+    the folder a flat one without classes; ``stray`` counts such images. Links are followed, but never back into a
+    folder that is being walked. A name that is not valid Unicode shows its bytes as ``\xNN``. The walk holds
+    one listing for every level that it is in.
 
-    Raises SourceError for a path that is empty, missing or no folder, for a folder that cannot be listed, and for one
-    that holds no image.
+    Raises SourceError for a path that is empty, missing or no folder; ``index()`` does for a folder that cannot be
+    listed, and where there is no image.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if not os.fspath(path):
-            raise SourceError("the path of a source is empty", "a folder of images", repr(path))
-        root = Path(os.path.abspath(path))
-        _check_folder(root, path)
-        self.uri = root.as_uri()
-        found = _walk(root)
-        if not found.images:
+        self.uri = file_uri(path)
+        check_exists(self.uri, folder=True)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...] | None:
+        names = self._class_folders
+        return None if names is None else tuple(map(readable, names))
+
+    @cached_property
+    def kind(self) -> str:  # type: ignore[override]  # listing the folder tells it
+        return "folder" if self._class_folders is None else "imagefolder"
+
+    @cached_property
+    def skipped(self) -> int:
+        return self._survey().skipped
+
+    @cached_property
+    def stray(self) -> int:
+        return self._survey().stray
+
+    def index(self) -> Iterator[Sample]:
+        tally = _Tally()
+        targets = {name: place for place, name in enumerate(self._class_folders or ())}
+        for parts, size in _walk(self.uri, tally):
+            target = targets.get(parts[0]) if len(parts) > 1 else None
+            yield Sample("/".join(map(readable, parts)), join(self.uri, *parts), target, size)
+        self._keep(tally)
+        if not tally.images:
             raise SourceError(
-                f"no images found in {str(root)!r}",
+                f"no images found in {shown(self.uri)!r}",
                 f".jpg, .png, .webp or another of the {len(suffixes())} suffixes that Pillow reads",
-                f"{found.skipped} other or hidden files" if found.skipped else "an empty folder",
+                f"{tally.skipped} other or hidden files" if tally.skipped else "an empty folder",
+                remedy="kind='tar', 'parquet', ... where the images lie inside of files",
             )
-        self.skipped = found.skipped
-        folders = sorted(found.folders)
-        outside = sum(len(parts) == 1 for parts in found.images)
-        self.stray = outside if outside < len(found.images) else 0
-        flat = outside > 0
-        self.kind = "folder" if flat else "imagefolder"
-        self.classes = None if flat else tuple(map(_readable, folders))
-        targets = {} if flat else {name: place for place, name in enumerate(folders)}
-        samples = (
-            Sample("/".join(map(_readable, parts)), root.joinpath(*parts).as_uri(), targets.get(parts[0]))
-            for parts in found.images
-        )
-        self.samples = tuple(sorted(samples, key=lambda sample: natural_order(sample.key)))
 
     def read(self, sample: Sample) -> bytes:
-        path = os.fsdecode(unquote_to_bytes(urlsplit(sample.uri).path))
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise SourceError(f"the file cannot be read: {error.strerror}", got=repr(sample.key)) from error
+        return read_file(sample.uri, sample.key)
 
-    def __repr__(self) -> str:
-        classes = f", {len(self.classes)} classes" if self.classes is not None else ""
-        return f"FolderSource({self.uri!r}, {len(self)} images{classes})"
+    @cached_property
+    def _class_folders(self) -> tuple[str, ...] | None:
+        folders = []
+        for entry in entries(self.uri):
+            if entry.name.startswith("."):
+                continue
+            if entry.file and is_image_name(entry.name):
+                return None
+            if entry.folder and not _is_store(join(self.uri, entry.name)):
+                folders.append(entry.name)
+        return tuple(sorted(folders))
 
+    def _keep(self, tally: _Tally) -> None:
+        self.skipped, self.stray = tally.skipped, tally.stray
 
-def natural_order(key: str) -> tuple[object, ...]:
-    """A sort key under which ``2.jpg`` comes before ``10.jpg``: runs of digits are numbers, the rest is code points."""
-    parts: list[object] = list(_DIGITS.split(key))
-    parts[1::2] = [int(str(digits)) for digits in parts[1::2]]
-    return (parts, key)
+    def _survey(self) -> _Tally:
+        tally = _Tally()
+        for _ in _walk(self.uri, tally):
+            pass
+        return tally
 
 
 @attrs.define
-class _Findings:
-    """What a walk found: the images and the first-level folders, and how many entries it left out."""
+class _Tally:
+    """What a walk has met so far: entries that it left out, images, and those directly in the first folder."""
 
-    images: list[Parts] = attrs.field(factory=list)
-    folders: list[str] = attrs.field(factory=list)
     skipped: int = 0
+    images: int = 0
+    outside: int = 0
+
+    @property
+    def stray(self) -> int:
+        return self.outside if self.outside < self.images else 0
 
 
-def _walk(root: Path) -> _Findings:
-    found = _Findings()
-    pending: list[tuple[Parts, frozenset[Identity]]] = [((), frozenset({_identity(root)}))]
-    while pending:
-        parts, above = pending.pop()
-        for entry in _entries(root.joinpath(*parts)):
-            here = (*parts, entry.name)
-            if entry.name.startswith(".") or _is_store(entry):
-                found.skipped += 1
-            elif _holds(entry.is_dir):
-                if not parts:
-                    found.folders.append(entry.name)
-                identity = _identity(entry.path)
-                if identity in above:
-                    found.skipped += 1
-                else:
-                    pending.append((here, above | {identity}))
-            elif _is_image(entry):
-                found.images.append(here)
-            else:
-                found.skipped += 1
-    return found
+@attrs.define
+class _Level:
+    """A folder that the walk is in: what is left of its listing, and the folders that lead to it, itself included."""
+
+    uri: str
+    parts: tuple[str, ...]
+    above: frozenset[tuple[int, int]]
+    left: Iterator[Entry]
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise SourceError(f"the folder {str(folder)!r} cannot be listed: {error.strerror}") from error
+def _walk(root: str, tally: _Tally) -> Iterator[tuple[tuple[str, ...], int | None]]:
+    """The path below the root and the size of every image, depth first."""
+    stack = [_enter(root, (), frozenset())]
+    while stack:
+        level = stack[-1]
+        entry = next(level.left, None)
+        if entry is None:
+            stack.pop()
+            continue
+        uri, parts = join(level.uri, entry.name), (*level.parts, entry.name)
+        if entry.folder and _is_open(uri, entry, level):
+            stack.append(_enter(uri, parts, level.above))
+        elif entry.file and not entry.name.startswith(".") and is_image_name(entry.name):
+            tally.images += 1
+            tally.outside += not level.parts
+            yield parts, size_of(uri) if entry.size is None else entry.size
+        else:
+            tally.skipped += 1
 
 
-def _is_store(entry: os.DirEntry[str]) -> bool:
+def _enter(uri: str, parts: tuple[str, ...], above: frozenset[tuple[int, int]]) -> _Level:
+    here = identity(uri)
+    listed = sorted(entries(uri), key=lambda entry: natural_order(entry.name))
+    return _Level(uri, parts, above if here is None else above | {here}, iter(listed))
+
+
+def _is_open(uri: str, entry: Entry, level: _Level) -> bool:
+    return not entry.name.startswith(".") and not _is_store(uri) and identity(uri) not in level.above
+
+
+def _is_store(folder: str) -> bool:
     """Whether this is a folder of features, which people like to keep beside the images."""
-    return _holds(entry.is_dir) and os.path.isfile(os.path.join(entry.path, "zarr.json"))
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    """By suffix; a broken link counts, so that it is reported as a row, but nothing that would block a reader."""
-    if os.path.splitext(entry.name)[1].lower() not in suffixes():
-        return False
-    return _holds(entry.is_file) or not os.path.exists(entry.path)
-
-
-def _holds(test: Callable[[], bool]) -> bool:
-    try:
-        return test()
-    except OSError:  # a link that leads in a circle
-        return False
-
-
-def _identity(path: str | os.PathLike[str]) -> Identity:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
-
-
-def _readable(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _check_folder(root: Path, given: str | os.PathLike[str]) -> None:
-    if not os.path.lexists(root):
-        siblings = os.listdir(root.parent) if root.parent.is_dir() else []
-        raise SourceError(
-            f"there is no folder {os.fspath(given)!r}",
-            "a folder of images",
-            f"nothing at {str(root)!r}",
-            near_matches(root.name, siblings),
-        )
-    if not root.is_dir():
-        raise SourceError(
-            f"{os.fspath(given)!r} is not a folder", "a folder of images", "a file", remedy=f"give {str(root.parent)!r}"
-        )
+    return exists(join(folder, "zarr.json"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from featreg.stores.array import LayerArray
+from featreg.stores.batches import Batch
 from featreg.stores.reader import FeatureStore, Summary, open_store
+from featreg.stores.views import StoreView
 
-__all__ = ["FeatureStore", "LayerArray", "Summary", "open_store"]
+__all__ = ["Batch", "FeatureStore", "LayerArray", "StoreView", "Summary", "open_store"]

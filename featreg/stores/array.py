@@ -28,10 +28,15 @@ class LayerArray:
     Indexing raises IndexError for what is out of range, and StoreError where the rows cannot be read.
     """
 
-    def __init__(self, array: zarr.Array[Any], layer: Layer, store: Path) -> None:
+    def __init__(self, array: zarr.Array[Any], layer: Layer, store: str | Path) -> None:
         self.array = array
         self._layer = layer
         self._store = store
+
+    @property
+    def key(self) -> Layer:
+        """The key of the layer, as it was asked for."""
+        return self._layer
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,7 +89,7 @@ class LayerArray:
                 f"{self._rows_of(parts)} of {self._layer!r} cannot be read from {str(self._store)!r}",
                 "shards as they were written",
                 f"{type(error).__name__}: {error}",
-                remedy="extract again with overwrite=True (--overwrite)",
+                remedy="featreg repair STORE, then featreg worker STORE",
             ) from error
 
     def _rows_of(self, parts: tuple[Any, ...]) -> str:

@@ -1,51 +1,68 @@
-"""Files and folders that are there whole or not at all, and last."""
+"""Files and folders of a local file system that are there whole or not at all, and last."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-__all__ = ["sha256", "sync_file", "sync_folder", "temporary_name", "write_atomically"]
-
-
-def temporary_name(path: Path) -> Path:
-    """A hidden name beside ``path`` for what will be moved there once it is whole."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+__all__ = ["aside_name", "link", "make_folder", "sync_file", "sync_folder", "write_aside"]
 
 
-def write_atomically(path: Path, data: bytes, *, exclusive: bool = False) -> None:
-    """Write a file so that it is there whole or not at all, and stays after a power cut.
+def aside_name(name: str) -> str:
+    """A hidden name for what will be moved to ``name`` once it is whole."""
+    return f".{name}.{secrets.token_hex(8)}"
 
-    With ``exclusive`` the first writer wins: raises FileExistsError where the file is there already.
+
+def write_aside(aside: Path, data: bytes, path: Path, into: Callable[[Path, Path], Any]) -> None:
+    """Write a file aside, make it last, and give it its name by ``into``: os.replace, or :func:`link` to be the first.
+
+    Nothing stays aside. Raises FileExistsError where ``into`` does.
     """
-    aside = temporary_name(path)
     try:
         with open(aside, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if exclusive:
-            _link(aside, path)
-        else:
-            os.replace(aside, path)
+        into(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
-def _link(aside: Path, path: Path) -> None:
-    """Give a whole file its name unless that is taken."""
+def link(aside: Path, path: Path) -> None:
+    """Give a whole file its name; raises FileExistsError where the name is taken."""
     try:
         os.link(aside, path)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):
         raise
-    except OSError:  # no hard links here (exFAT, many network drives): as good as it gets
-        if path.exists():
-            raise FileExistsError(f"{path} exists") from None
-        os.replace(aside, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        _copy_exclusively(aside, path)
+
+
+def _copy_exclusively(aside: Path, path: Path) -> None:
+    """Where there are no hard links (exFAT, some network drives): one writer wins too, but a kill may tear the file.
+
+    A torn document is found by its checksum.
+    """
+    with open(path, "xb") as file:
+        file.write(aside.read_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they last."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_file(path: Path) -> None:
@@ -66,9 +83,3 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,74 +2,92 @@
 
 ::
 
-    STORE/                  a Zarr v3 group
-      manifest.json         the request, the fingerprint, the layers, the source
-      index.parquet         row, key, uri, target: the order of the rows, frozen before the first of them is computed
-      C5/, pooled/, ...     one array per layer; a shard holds the rows of one task
-      receipts/00000000.json  one per finished task: the errors of its rows, the SHA-256 of its shards
-      samples.parquet       row, key, uri, target, status, error: written when every task has its receipt
+    STORE/                            a Zarr v3 group
+      manifest.json                   that this is a store, and of which format
+      passes/0000.json                a set of layers over a range of rows: the request, the fingerprint, the source
+      passes/0000.copy.json           the same once more, since nothing else could bring it back
+      index/0000-1f2e3d4c5b6a7988.parquet  row, key, uri, target, size: frozen before the first row is computed
+      C5/, pooled/, ...               one array per layer; a shard holds the rows of one task
+      receipts/0000/00000000.json     one per finished task: the errors of its rows, the SHA-256 of its shards
+      staged/                         what is not in its place yet; gone from a finished store
+      workers/                        who is at work: information only; gone from a finished store
+      samples.parquet                 row, key, uri, target, status, error: written when every task has its receipt
+      finished.json                   the counts, and the SHA-256 of whatever no receipt names
 
 A task's rows count once its receipt is there, whatever its shards look like: Zarr reads a missing chunk as NaN.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
-from featreg import serialize
-from featreg.errors import SpecError, StoreError
 from featreg.spec import ExtractionRequest, FeatureInfo, Layer
+from featreg.stores.places import STAGED
 
 __all__ = [
+    "FINISHED",
     "FORMAT",
     "INDEX",
     "MANIFEST",
+    "PASSES",
     "RECEIPTS",
     "SAMPLES",
+    "STAGED",
+    "WORKERS",
+    "ZARR_JSON",
+    "Finish",
+    "Header",
+    "IndexPart",
     "LayerRecord",
     "Manifest",
+    "Pass",
     "Receipt",
     "SourceRecord",
     "Task",
     "array_names",
     "chunk_rows",
-    "document",
-    "read_manifest",
-    "read_receipts",
-    "store_path",
+    "pass_name",
 ]
 
-T = TypeVar("T")
-
-FORMAT = 1
+FORMAT = 2
 """The version of this layout."""
 
 MANIFEST = "manifest.json"
-INDEX = "index.parquet"
-SAMPLES = "samples.parquet"
+PASSES = "passes"
+INDEX = "index"
 RECEIPTS = "receipts"
+WORKERS = "workers"
+SAMPLES = "samples.parquet"
+FINISHED = "finished.json"
 ZARR_JSON = "zarr.json"
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter is a drive; pathlib makes one slash of two
 
 CHUNK_BYTES = 2**20
 """The size that the chunks inside a shard aim at: what one read of a few rows costs."""
 
 
 @attrs.frozen
+class Header:
+    """``manifest.json``: what a reader looks at first, the same as long as the store lives."""
+
+    format: int
+    featreg: str
+
+
+@attrs.frozen
 class Task:
-    """A fixed range of rows, from ``start`` to before ``stop``: what is computed and committed at once."""
+    """A fixed range of rows, from ``start`` to before ``stop``: what one pass computes and commits at once.
+
+    ``number`` is that of its shards.
+    """
 
     number: int
     start: int
     stop: int
+    pass_number: int = 0
 
     @property
     def rows(self) -> int:
@@ -78,7 +96,7 @@ class Task:
     @property
     def receipt(self) -> str:
         """The path of its receipt within the store."""
-        return f"{RECEIPTS}/{self.number:08d}.json"
+        return f"{RECEIPTS}/{self.pass_number:04d}/{self.number:08d}.json"
 
 
 @attrs.frozen
@@ -98,42 +116,146 @@ class LayerRecord:
 
 @attrs.frozen
 class SourceRecord:
-    """Where the images came from; ``skipped`` and ``stray`` are those of :class:`~featreg.sources.Source`."""
+    """Where the samples came from; ``skipped`` and ``stray`` are those of :class:`~featreg.sources.Source`.
+
+    ``options`` and ``kind`` are what ``open_source(uri, kind=kind, **options)`` takes, if it is ``reopenable``;
+    ``limit`` is the number of samples that was asked for.
+    """
 
     uri: str
     kind: str
     classes: tuple[str, ...] | None
     skipped: int
     stray: int = 0
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+    reopenable: bool = False
+    limit: int | None = None
 
 
 @attrs.frozen
-class Manifest:
-    """All that is fixed before the first row is computed.
+class IndexPart:
+    """The samples of some rows, from ``start`` to before ``stop``, and the SHA-256 of the file that holds them."""
+
+    name: str
+    start: int
+    stop: int
+    sha256: str
+
+
+@attrs.frozen
+class Pass:
+    """A set of layers over a range of rows, all of it fixed before the first row is computed.
 
     ``fingerprint`` holds whatever decides the values (request, preprocessing, decoder, versions, weights); ``created``,
-    a UTC time, is not part of it.
+    a UTC time, is not part of it. ``index`` is the part of the index that this pass brought along, None where the
+    samples were there before. ``batch_size`` is what workers compute with unless they are told otherwise: it changes
+    nothing beyond rounding, and with it a task has the same bytes whoever does it.
     """
 
-    format: int
-    featreg: str
-    created: str
-    rows: int
+    number: int
+    start: int
+    stop: int
     task_rows: int
     request: ExtractionRequest
     fingerprint: Mapping[str, Any]
     layers: tuple[LayerRecord, ...]
     source: SourceRecord
+    index: IndexPart | None
+    featreg: str
+    created: str
+    batch_size: int = 32
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """What its layers are called by: the passes of one group extend the same arrays."""
+        return tuple(layer.array for layer in self.layers)
+
+    @property
+    def count(self) -> int:
+        """How many tasks it has."""
+        return 0 if self.stop == self.start else (self.stop - 1) // self.task_rows - self.start // self.task_rows + 1
+
+    def task(self, place: int) -> Task:
+        """The task at a place in the order of the rows."""
+        number = self.start // self.task_rows + place
+        start, stop = number * self.task_rows, (number + 1) * self.task_rows
+        return Task(number, max(start, self.start), min(stop, self.stop), self.number)
+
+    def iter_tasks(self) -> Iterator[Task]:
+        """The tasks one by one; together they cover every row of the pass once."""
+        return map(self.task, range(self.count))
+
+
+@attrs.frozen
+class Manifest:
+    """A store's passes, seen as one: all that is fixed before the first row is computed."""
+
+    header: Header
+    passes: tuple[Pass, ...]
+
+    @property
+    def rows(self) -> int:
+        return max(part.stop for part in self.passes)
+
+    @property
+    def request(self) -> ExtractionRequest:
+        """The request of the first pass; layers that were added later have one of their own."""
+        return self.passes[0].request
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """That of the first pass."""
+        return self.passes[0].fingerprint
+
+    @property
+    def task_rows(self) -> int:
+        """That of the first pass."""
+        return self.passes[0].task_rows
+
+    @property
+    def created(self) -> str:
+        """When the store was planned, in UTC."""
+        return self.passes[0].created
+
+    @property
+    def source(self) -> SourceRecord:
+        """Where the samples came from, as it was when the last rows were added."""
+        return self.passes[-1].source
+
+    @property
+    def layers(self) -> tuple[LayerRecord, ...]:
+        """The layers of all passes."""
+        return tuple({layer.array: layer for part in self.passes for layer in part.layers}.values())
+
+    @property
+    def groups(self) -> dict[tuple[str, ...], Pass]:
+        """The last pass of each group of layers."""
+        return {part.group: part for part in self.passes}
+
+    @property
+    def index(self) -> tuple[IndexPart, ...]:
+        """The parts of the index, in the order of the rows."""
+        return tuple(part.index for part in self.passes if part.index is not None)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """Every task, in the order of the rows."""
+        """Every task, pass by pass, in the order of the rows."""
         return tuple(self.iter_tasks())
 
     def iter_tasks(self) -> Iterator[Task]:
-        """The tasks one by one; together they cover every row once."""
-        for number, start in enumerate(range(0, self.rows, self.task_rows)):
-            yield Task(number, start, min(start + self.task_rows, self.rows))
+        """The tasks one by one."""
+        for part in self.passes:
+            yield from part.iter_tasks()
+
+    def shard_rows(self, layer: LayerRecord) -> int:
+        """How many rows a shard of a layer has."""
+        return next(part.task_rows for part in self.passes if layer.array in part.group)
+
+    def later(self, task: Task, array: str) -> Iterator[Task]:
+        """The tasks of later passes that write into the same shard of an array."""
+        for part in self.passes[task.pass_number + 1 :]:
+            if array in part.group and part.count and part.task(0).number == task.number:
+                yield part.task(0)
 
 
 @attrs.frozen
@@ -147,32 +269,41 @@ class Receipt:
     shards: Mapping[str, Any]
 
 
-def store_path(path: str | os.PathLike[str]) -> Path:
-    """The resolved path of a store; raises SpecError for what is no path, and StoreError for one that cannot be."""
-    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str):
-        raise SpecError("the path of a store is not a path", "a string or a pathlib.Path", repr(path)[:80])
-    if not text or "\0" in text:
-        raise StoreError("the path of a store is empty or holds a NUL", "the path of a folder", repr(text))
-    if _URL.match(text):
-        raise StoreError(
-            f"a store cannot be at {text!r}", "a local path: no other is supported in this version", "a URL"
-        )
-    return Path(os.path.realpath(text))
+@attrs.frozen
+class Finish:
+    """``finished.json``: how many passes the sample table covers, how their rows stand, and what lies around them.
+
+    ``files`` gives the SHA-256 of the sample table and of the Zarr metadata, which no other document names.
+    """
+
+    passes: int
+    rows: int
+    ok: int
+    failed: int
+    files: Mapping[str, Any]
 
 
-def array_names(layers: Sequence[Layer]) -> dict[Layer, str]:
-    """A folder name for each layer: safe on every file system, readable, and different even where case is ignored."""
+def pass_name(number: int, *, copy: bool = False) -> str:
+    """The path of a pass within the store, or of its copy: the one document that nothing else could bring back."""
+    return f"{PASSES}/{number:04d}{'.copy' if copy else ''}.json"
+
+
+def array_names(layers: Sequence[Layer], taken: Sequence[str] = ()) -> dict[Layer, str]:
+    """A folder name for each layer: safe on every file system, readable, and different even where case is ignored.
+
+    ``taken`` are the names of the arrays that are there already.
+    """
     names: dict[Layer, str] = {}
-    taken = {MANIFEST, INDEX, SAMPLES, RECEIPTS, ZARR_JSON}
+    own = (MANIFEST, PASSES, INDEX, SAMPLES, FINISHED, RECEIPTS, STAGED, WORKERS, ZARR_JSON)
+    used = {name.casefold() for name in (*own, *taken)}
     for layer in layers:
         text = f"index_{layer}" if isinstance(layer, int) else layer
         base = name = re.sub(r"[^A-Za-z0-9._-]|^[._]+", "-", text)[:100].rstrip(".")
         number = 1
-        while name.casefold() in taken:
+        while name.casefold() in used:
             number += 1
             name = f"{base}-{number}"
-        taken.add(name.casefold())
+        used.add(name.casefold())
         names[layer] = name
     return names
 
@@ -181,63 +312,3 @@ def chunk_rows(task_rows: int, row_bytes: int) -> int:
     """The most rows that divide a shard evenly and stay within :data:`CHUNK_BYTES`; at least one."""
     fitting = (rows for rows in range(1, task_rows + 1) if task_rows % rows == 0 and rows * row_bytes <= CHUNK_BYTES)
     return max(fitting, default=1)
-
-
-def document(value: Any) -> bytes:
-    """A manifest or a receipt as the bytes of its file."""
-    return json.dumps(serialize.to_dict(value), indent=2).encode() + b"\n"
-
-
-def read_manifest(root: Path) -> Manifest:
-    """The manifest of the store at ``root``.
-
-    Raises StoreError where there is none, where it is damaged, and for another version of the layout.
-    """
-    if not os.path.lexists(root):
-        raise StoreError(f"there is no store at {str(root)!r}", "a folder that featreg extract wrote", "nothing")
-    if not (root / MANIFEST).is_file():
-        got = f"a folder without {MANIFEST}" if root.is_dir() else "a file"
-        raise StoreError(f"{str(root)!r} is not a feature store", "a folder that featreg extract wrote", got)
-    plain = _read_json(root / MANIFEST)
-    if plain.get("format") != FORMAT:
-        raise StoreError(
-            f"the store {str(root)!r} has another layout",
-            f"format {FORMAT}",
-            f"format {plain.get('format')!r}, written by featreg {plain.get('featreg')}",
-            remedy="open it with the version of featreg that wrote it",
-        )
-    return _structure(Manifest, plain, root / MANIFEST)
-
-
-def read_receipts(root: Path, manifest: Manifest) -> Iterator[Receipt | None]:
-    """The receipt of every task in order, None where it is not finished; raises StoreError for a damaged one."""
-    for task in manifest.iter_tasks():
-        path = root / task.receipt
-        if not path.exists():
-            yield None
-            continue
-        receipt = _structure(Receipt, _read_json(path), path)
-        if (receipt.task, receipt.start, receipt.stop) != (task.number, task.start, task.stop):
-            raise _damaged(path, f"rows {receipt.start} to {receipt.stop}", f"rows {task.start} to {task.stop}")
-        yield receipt
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    if not isinstance(plain, dict):
-        raise _damaged(path, type(plain).__name__)
-    return plain
-
-
-def _structure(kind: type[T], plain: dict[str, Any], path: Path) -> T:
-    try:
-        return serialize.from_dict(kind, plain)
-    except SpecError as error:
-        raise _damaged(path, error.problem) from error
-
-
-def _damaged(path: Path, got: str, expected: str = "a document as featreg writes it") -> StoreError:
-    return StoreError(f"{str(path)!r} is damaged", expected, got, remedy="extract again into a new folder")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -12,21 +12,27 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from featreg.errors import LayerError, StoreError, near_matches
+from featreg.errors import CapabilityError, LayerError, StoreDamagedError, near_matches
 from featreg.extras import data_extra
 from featreg.spec import FeatureInfo, Layer
 from featreg.stores.array import LayerArray
-from featreg.stores.layout import RECEIPTS, SAMPLES, LayerRecord, Manifest, read_manifest, store_path
-from featreg.stores.tables import read_samples
+from featreg.stores.layout import LayerRecord, Manifest, Task
+from featreg.stores.opening import place_at
+from featreg.stores.places import LocalPlace, Place
+from featreg.stores.receipts import finished_tasks, read_finish, read_manifest
+from featreg.stores.rows import Rows
+from featreg.stores.staging import staged_shards
+from featreg.stores.tables import Counts, iter_samples
 
 with data_extra():
+    import pyarrow
     import zarr
 
 __all__ = ["FeatureStore", "Summary", "open_store"]
 
 
 def open_store(path: str | os.PathLike[str]) -> FeatureStore:
-    """Open the features in a folder, finished or not; no feature is read yet.
+    """Open the features in a folder or at a URL, finished or not; no feature is read yet.
 
     Raises SpecError for what is no path, and StoreError where there is no store, where its documents are damaged, where
     shards of finished rows are missing, or where another version wrote it.
@@ -38,7 +44,9 @@ def open_store(path: str | os.PathLike[str]) -> FeatureStore:
 class Summary:
     """How a store stands, in rows; ``skipped`` counts the source's files that are no images and have no row.
 
-    ``seconds`` is the time from the first image to the last receipt, known to the run that wrote the store only.
+    The rest is known to the run that wrote the store only: ``seconds`` from the first image to the last receipt,
+    ``done`` rows in that time, ``done_before`` rows that were finished when it began. Where layers were added, these
+    two count a row once for each pass.
     """
 
     rows: int
@@ -47,14 +55,16 @@ class Summary:
     pending: int
     skipped: int
     seconds: float | None = None
+    done: int | None = None
+    done_before: int | None = None
 
     @property
     def images_per_second(self) -> float | None:
         """Finished rows per second of that run."""
-        return None if not self.seconds else (self.ok + self.failed) / self.seconds
+        return None if not self.seconds or self.done is None else self.done / self.seconds
 
 
-class FeatureStore:
+class FeatureStore(Rows):
     """The features of a data set, row by row in the order of its index.
 
     ``store["C5"]`` is a lazy :class:`~featreg.stores.LayerArray` of (rows, ...), which is read when it is indexed as in
@@ -64,13 +74,33 @@ class FeatureStore:
 
     __iter__: ClassVar[None] = None  # neither rows nor layers: say store.keys or store.layers
 
-    def __init__(self, path: str | os.PathLike[str], *, seconds: float | None = None) -> None:
-        self.path = store_path(path)
-        self.manifest: Manifest = read_manifest(self.path)
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Place,
+        *,
+        seconds: float | None = None,
+        done: int | None = None,
+        done_before: int | None = None,
+    ) -> None:
+        self.place = path if isinstance(path, Place) else place_at(path)
+        self.manifest: Manifest = read_manifest(self.place)
         self._records = {record.key: record for record in self.manifest.layers}
-        self._seconds = seconds
+        self._run = seconds, done, done_before
         self._arrays = {record.key: self._array(record) for record in self.manifest.layers}
-        _check_shards(self.path, self.manifest)
+        self._finish = read_finish(self.place, self.manifest)
+        self._unplaced = _check_shards(self.place, self.manifest, finished=self._finish is not None)
+
+    @property
+    def path(self) -> Path:
+        """The folder of the store; raises CapabilityError for one at a URL, see :attr:`uri`."""
+        if not isinstance(self.place, LocalPlace):
+            raise CapabilityError(f"the store {self.uri!r} is no folder of this machine", "a local store", "a URL")
+        return self.place.root
+
+    @property
+    def uri(self) -> str:
+        """Where the store is: a path or a URL."""
+        return self.place.uri
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -87,39 +117,71 @@ class FeatureStore:
         """The names of the targets; None where the source has none."""
         return self.manifest.source.classes
 
+    def iter_samples(self) -> Iterator[Any]:
+        """The sample table a block at a time, as Arrow tables: row, key, uri, target, status, error.
+
+        Raises StoreDamagedError where the index, a receipt or the table is damaged.
+        """
+        return iter_samples(self.place, self.manifest, self._unplaced)
+
+    @functools.cached_property
+    def samples(self) -> Any:
+        """The whole sample table, as an Arrow table."""
+        return pyarrow.concat_tables(list(self.iter_samples()))
+
     @functools.cached_property
     def keys(self) -> list[str]:
         """The key of every sample, in row order."""
-        return list(self._samples["key"].to_pylist())
+        return list(self._column("key").to_pylist())
 
     @functools.cached_property
     def targets(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
         """The class of every row, as a place in :attr:`classes`; None where the source has none."""
-        column = self._samples["target"]
+        column = self._column("target")
         return None if column.null_count else column.to_numpy().astype(np.int64)
 
     @functools.cached_property
     def status(self) -> np.ndarray[Any, np.dtype[np.str_]]:
         """``"ok"``, ``"error"`` or ``"pending"`` for every row."""
-        return np.array(self._samples["status"].to_pylist(), dtype="U7")
+        return np.array(self._column("status").to_pylist(), dtype="U7")
 
     @functools.cached_property
     def errors(self) -> dict[str, str]:
         """What went wrong, by the key of the sample."""
-        failed = self._samples["error"].to_pylist()
-        return {key: error for key, error in zip(self.keys, failed, strict=True) if error is not None}
+        errors: dict[str, str] = {}
+        for block in self.iter_samples():
+            failed = block.filter(block["error"].is_valid())
+            errors.update(zip(failed["key"].to_pylist(), failed["error"].to_pylist(), strict=True))
+        return errors
+
+    def _column(self, name: str) -> Any:
+        """One column of the sample table; the others are let go block by block."""
+        return pyarrow.concat_tables([block.select([name]) for block in self.iter_samples()])[name]
 
     @property
     def complete(self) -> bool:
         """Whether every row is finished, be it with an error."""
-        return "pending" not in self.status
+        return self.summary.pending == 0
 
     @property
     def summary(self) -> Summary:
         """How many rows are finished, failed and pending."""
-        counts = {name: int((self.status == name).sum()) for name in ("ok", "error", "pending")}
+        ok, failed, pending = self._counts
         skipped = self.manifest.source.skipped
-        return Summary(len(self), counts["ok"], counts["error"], counts["pending"], skipped, self._seconds)
+        return Summary(len(self), ok, failed, pending, skipped, *self._run)
+
+    @functools.cached_property
+    def _counts(self) -> tuple[int, int, int]:
+        if self._finish is not None:
+            return self._finish.ok, self._finish.failed, 0
+        counts = Counts()
+        for block in self.iter_samples():
+            counts.add(block)
+        return counts.ok, counts.failed, counts.pending
+
+    def row_numbers(self, positions: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The positions themselves: this is the whole store."""
+        return positions
 
     def __getitem__(self, key: Layer) -> LayerArray:
         return self._arrays[self._find(key).key]
@@ -137,11 +199,7 @@ class FeatureStore:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{key!r}: {array.shape}" for key, array in self._arrays.items())
         state = "" if self.complete else f", {self.summary.pending} of {len(self)} rows pending"
-        return f"FeatureStore({str(self.path)!r}, {{{shapes}}}{state})"
-
-    @functools.cached_property
-    def _samples(self) -> Any:
-        return read_samples(self.path, self.manifest)
+        return f"FeatureStore({self.uri!r}, {{{shapes}}}{state})"
 
     def _find(self, key: object) -> LayerRecord:
         if isinstance(key, str | int) and not isinstance(key, bool):
@@ -157,51 +215,55 @@ class FeatureStore:
         )
 
     def _array(self, record: LayerRecord) -> LayerArray:
-        path = self.path / record.array
         try:
-            array = zarr.open_array(str(path), mode="r", zarr_format=3)
+            array = zarr.open_array(self.place.zarr_store(), path=record.array, mode="r", zarr_format=3)
         except Exception as error:  # whatever Zarr makes of a folder that is not what it was
             got = f"{type(error).__name__}: {error}"
-            raise StoreError(f"the array of {record.key!r} is damaged or missing", got=got) from error
+            raise StoreDamagedError(f"the array of {record.key!r} is damaged or missing", got=got) from error
         expected = (self.manifest.rows, *record.shape)
         if array.shape != expected or array.dtype != np.dtype(record.dtype):
-            raise StoreError(
+            raise StoreDamagedError(
                 f"the array of {record.key!r} does not fit the manifest",
                 f"{expected} of {record.dtype}",
                 f"{array.shape} of {array.dtype}",
+                remedy="featreg repair STORE",
             )
-        return LayerArray(array, record.key, self.path)
+        return LayerArray(array, record.key, self.uri)
 
 
-def _check_shards(root: Path, manifest: Manifest) -> None:
-    """Raise StoreError where a shard of a finished task is gone or empty: Zarr would read it as NaN, without a word."""
-    receipts = None if (root / SAMPLES).exists() else set(_names(root / RECEIPTS))
-    lost = [
-        (layer, task)
-        for task in manifest.iter_tasks()
-        if receipts is None or Path(task.receipt).name in receipts
-        for layer in manifest.layers
-        if not _has_content(f"{root}/{layer.shard(task)}")
-    ]
-    if lost:
-        layer, task = lost[0]
-        raise StoreError(
-            f"{len(lost)} shard files of the store {str(root)!r} are missing or empty",
-            f"{layer.shard(task)!r}, rows {task.start} to {task.stop - 1} of {layer.key!r}",
-            "nothing there",
-            remedy="extract again with overwrite=True (--overwrite)",
-        )
+def _check_shards(place: Place, manifest: Manifest, *, finished: bool) -> frozenset[Task]:
+    """Raise StoreError where a shard of a finished task is gone or empty: Zarr would read it as NaN, without a word.
+
+    Gives the tasks whose shards are still on the way to their places, in a store that is being written.
+    """
+    done = [None if finished else finished_tasks(place, part) for part in manifest.passes]
+    lost = set(place.lost(name for name, _, _ in _shards(manifest, done)))
+    if not lost:
+        return frozenset()
+    waiting = {} if finished else _waiting(place, manifest, done, lost)
+    lost = set(place.lost(name for name in lost if name not in waiting))  # the others may have come in the meantime
+    for name, layer, task in _shards(manifest, done):
+        if name in lost:
+            raise StoreDamagedError(
+                f"{len(lost)} shard files of the store {place.uri!r} are missing or empty",
+                f"{name!r}, rows {task.start} to {task.stop - 1} of {layer.key!r}",
+                "nothing there",
+                remedy="featreg repair STORE, then featreg worker STORE",
+            )
+    return frozenset(waiting.values())
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError as error:
-        raise StoreError(f"{str(folder)!r} is damaged or missing", got=f"{type(error).__name__}: {error}") from error
+def _waiting(place: Place, manifest: Manifest, done: list[set[int] | None], lost: set[str]) -> dict[str, Task]:
+    """The lost shards of tasks for which something is staged."""
+    staged = {(shard.pass_number, shard.task_number) for shard in staged_shards(place)}
+    shards = ((name, task) for name, _, task in _shards(manifest, done) if name in lost)
+    return {name: task for name, task in shards if (task.pass_number, task.number) in staged}
 
 
-def _has_content(path: str) -> bool:
-    try:
-        return os.stat(path).st_size > 0
-    except OSError:
-        return False
+def _shards(manifest: Manifest, done: list[set[int] | None]) -> Iterator[tuple[str, LayerRecord, Task]]:
+    """The shards of the finished tasks, all of them where ``done`` is None."""
+    for part, numbers in zip(manifest.passes, done, strict=True):
+        for task in part.iter_tasks():
+            if numbers is None or task.number in numbers:
+                for layer in part.layers:
+                    yield layer.shard(task), layer, task

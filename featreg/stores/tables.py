@@ -1,15 +1,19 @@
-"""The index and the sample table, as Parquet."""
+"""The sample table: which sample each row is and how it went, from the index and the receipts, a block at a time."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
 
 from featreg.errors import StoreError
 from featreg.extras import data_extra
-from featreg.stores.layout import INDEX, SAMPLES, Manifest, read_receipts
+from featreg.stores.documents import damaged
+from featreg.stores.index import WRITING, Index
+from featreg.stores.layout import SAMPLES, Manifest, Task
+from featreg.stores.places import Place
+from featreg.stores.receipts import Ledger
 
 with data_extra():
     import pyarrow
@@ -18,66 +22,113 @@ with data_extra():
 pa: Any = pyarrow  # a compiled module without types
 pq: Any = pyarrow.parquet
 
-__all__ = ["IndexRow", "index_table", "parquet", "read_samples", "sample_table"]
+__all__ = ["Counts", "iter_samples", "made_samples", "write_samples"]
+
+_STATUS = pa.array(["ok", "error", "pending"])
+_PASSES = b"featreg.passes"
+_COLUMNS = [("row", "int64"), ("key", "string"), ("uri", "string"), ("target", "int64"), ("status", "string")]
+_SCHEMA = pa.schema([*((name, pa.type_for_alias(kind)) for name, kind in _COLUMNS), ("error", pa.string())])
 
 
-class IndexRow(Protocol):
-    """What the index keeps of a sample."""
+class Counts:
+    """How many rows are finished, failed and pending, counted as the sample table passes by."""
 
-    @property
-    def key(self) -> str: ...
+    def __init__(self) -> None:
+        self.ok = self.failed = self.pending = 0
 
-    @property
-    def uri(self) -> str: ...
-
-    @property
-    def target(self) -> int | None: ...
-
-
-def index_table(index: Sequence[IndexRow]) -> Any:
-    """Row, key, uri and target of every sample."""
-    return pa.table(
-        {
-            "row": pa.array(range(len(index)), pa.int64()),
-            "key": pa.array([sample.key for sample in index], pa.string()),
-            "uri": pa.array([sample.uri for sample in index], pa.string()),
-            "target": pa.array([sample.target for sample in index], pa.int64()),
-        }
-    )
+    def add(self, block: Any) -> None:
+        """Count the rows of a block."""
+        found = {entry["values"]: entry["counts"] for entry in block["status"].value_counts().to_pylist()}
+        self.ok += found.get("ok", 0)
+        self.failed += found.get("error", 0)
+        self.pending += found.get("pending", 0)
 
 
-def sample_table(root: Path, manifest: Manifest) -> Any:
-    """The index with the status and the error of every row, from the receipts; rows without one are pending."""
-    status, errors = [], []
-    for task, receipt in zip(manifest.iter_tasks(), read_receipts(root, manifest), strict=True):
-        for row in range(task.start, task.stop):
-            error = None if receipt is None else receipt.errors.get(str(row))
-            errors.append(error)
-            status.append("pending" if receipt is None else "ok" if error is None else "error")
-    table = _read(root / INDEX, manifest.rows)
-    return table.append_column("status", pa.array(status, pa.string())).append_column(
-        "error", pa.array(errors, pa.string())
-    )
+def iter_samples(place: Place, manifest: Manifest, unplaced: Collection[Task] = ()) -> Iterator[Any]:
+    """The sample table of a store in blocks: the file where it covers all passes, else made from the receipts.
+
+    Raises StoreDamagedError.
+    """
+    if place.exists(SAMPLES):
+        file = _open(place)
+        if _covers(file, manifest):
+            try:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group)
+            except (OSError, pa.ArrowException) as error:
+                raise _damaged_table(error) from error
+            return
+    yield from made_samples(place, manifest, unplaced)
 
 
-def read_samples(root: Path, manifest: Manifest) -> Any:
-    """The sample table of a store, from the receipts as long as it is not finalized; raises StoreError."""
-    path = root / SAMPLES
-    return _read(path, manifest.rows) if path.exists() else sample_table(root, manifest)
+def made_samples(place: Place, manifest: Manifest, unplaced: Collection[Task] = ()) -> Iterator[Any]:
+    """The sample table from the index and the receipts; rows without a receipt of every pass are pending.
+
+    The rows of ``unplaced`` tasks are pending as well. The error of a row is that of its first pass with one.
+    """
+    ledger = Ledger(place)
+    for block in Index(place, manifest.index).blocks():
+        yield _judged(block, ledger, manifest, unplaced)
 
 
-def parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
+def write_samples(place: Place, manifest: Manifest) -> tuple[Counts, str]:
+    """Write ``samples.parquet``, with its counts and its SHA-256.
+
+    Raises StoreError where a row is pending, and nothing is written then.
+    """
+    counts = Counts()
+    schema = _SCHEMA.with_metadata({_PASSES: str(len(manifest.passes))})
+    with place.incoming() as incoming:
+        with pq.ParquetWriter(incoming.file, schema, **WRITING) as writer:
+            for block in made_samples(place, manifest):
+                counts.add(block)
+                writer.write_table(block.replace_schema_metadata(schema.metadata), row_group_size=block.num_rows)
+        if counts.pending:
+            raise StoreError(
+                f"the store {place.uri!r} is not complete", "a receipt for every task", f"{counts.pending} rows pending"
+            )
+        content = incoming.sha256()
+        incoming.publish(SAMPLES)
+    return counts, content
 
 
-def _read(path: Path, rows: int) -> Any:
+def _judged(block: Any, ledger: Ledger, manifest: Manifest, unplaced: Collection[Task]) -> Any:
+    """A block of the index with the status and the error of its rows."""
+    first, count = block["row"][0].as_py(), block.num_rows
+    status, errors = np.zeros(count, np.int64), [None] * count
+    covered = np.zeros(count, np.int64)
+    for part in manifest.passes:
+        for task, receipt in ledger.over(part, first, first + count):
+            rows = slice(max(task.start - first, 0), task.stop - first)
+            covered[rows] += 1
+            if receipt is None or task in unplaced:
+                status[rows] = 2
+                continue
+            for row, message in receipt.errors.items():
+                place = int(row) - first
+                if 0 <= place < count:
+                    status[place] = max(status[place], 1)
+                    errors[place] = errors[place] or message
+    status[covered < len(manifest.groups)] = 2
+    columns = [block[name] for name in ("row", "key", "uri", "target")]
+    return pa.table([*columns, _STATUS.take(pa.array(status)), pa.array(errors, pa.string())], schema=_SCHEMA)
+
+
+def _covers(file: Any, manifest: Manifest) -> bool:
+    metadata = file.schema_arrow.metadata or {}
+    if metadata.get(_PASSES) != str(len(manifest.passes)).encode():
+        return False
+    if file.metadata.num_rows != manifest.rows or file.schema_arrow != _SCHEMA:
+        raise damaged(SAMPLES, f"{file.metadata.num_rows} rows", f"{manifest.rows} rows")
+    return True
+
+
+def _open(place: Place) -> Any:
     try:
-        table = pq.read_table(path)
+        return pq.ParquetFile(place.open(SAMPLES), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{str(path)!r} is damaged or missing", got=f"{type(error).__name__}: {error}") from error
-    if table.num_rows != rows:
-        raise StoreError(f"{str(path)!r} does not fit its manifest", f"{rows} rows", f"{table.num_rows} rows")
-    return table
+        raise _damaged_table(error) from error
+
+
+def _damaged_table(error: Exception) -> StoreError:
+    return damaged(SAMPLES, f"{type(error).__name__}: {error}", "a table as featreg writes it")

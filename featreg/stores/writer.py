@@ -1,225 +1,294 @@
-"""Making a store: the frame first, then one task at a time, then the sample table."""
+"""Writing a store: the plan first, then one task at a time, then the sample table.
+
+The order of the file operations is the commit protocol, see ``specs/store.md``.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+import attrs
 import numpy as np
 
-from featreg.errors import StoreError, StoreExistsError
-from featreg.extras import data_extra
-from featreg.spec import Layer
-from featreg.stores.disk import sha256, sync_file, sync_folder, temporary_name, write_atomically
+import featreg
+from featreg.errors import StoreDamagedError, StoreError, StoreExistsError
+from featreg.spec import ExtractionRequest, Layer
+from featreg.stores.documents import seal
+from featreg.stores.frame import ShardMaker, refresh_frame
+from featreg.stores.index import IndexRow, write_index
 from featreg.stores.layout import (
-    INDEX,
+    FINISHED,
+    FORMAT,
     MANIFEST,
-    RECEIPTS,
     SAMPLES,
     ZARR_JSON,
+    Finish,
+    Header,
     LayerRecord,
     Manifest,
+    Pass,
     Receipt,
+    SourceRecord,
     Task,
-    chunk_rows,
-    document,
-    read_manifest,
-    store_path,
+    pass_name,
 )
-from featreg.stores.tables import IndexRow, index_table, parquet, sample_table
+from featreg.stores.places import LocalPlace, Place, write_errors
+from featreg.stores.receipts import finished_tasks, read_finish, read_manifest, read_receipt
+from featreg.stores.replace import check_free, move_in, temporary_name
+from featreg.stores.staging import StagedShard, check_shard, clear_staged, move_if_there, place_staged, stage
+from featreg.stores.tables import write_samples
 
-with data_extra():
-    import zarr
-    from zarr.codecs import Crc32cCodec
-
-__all__ = ["StoreWriter", "check_free", "replacement"]
-
-_AXES = {"map": ("channel", "y", "x"), "tokens": ("token", "channel"), "vector": ("channel",)}
+__all__ = ["Plan", "StoreWriter"]
 
 
-def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """The resolved path of a store that may be made there.
+@attrs.frozen
+class Plan:
+    """What is known of a pass before its samples are counted; of the source some things are known after only."""
 
-    With ``overwrite`` an empty folder and a feature store may be in the way, and nothing else. Raises StoreExistsError,
-    SpecError for what is no path, and StoreError for a path that cannot be.
-    """
-    root = store_path(path)
-    if not os.path.lexists(root):
-        return root
-    if not overwrite:
-        raise StoreExistsError(
-            f"the path of the store is taken: {str(root)!r}",
-            "a path where nothing is",
-            "a folder" if root.is_dir() else "a file",
-            remedy="another path, or overwrite=True (--overwrite)",
-        )
-    foreign = _foreign(root)
-    if foreign:
-        raise StoreExistsError(
-            f"refused to overwrite {str(root)!r}, which is not a feature store alone",
-            "a feature store, an empty folder, or nothing",
-            foreign,
-            remedy="another path, or delete it yourself",
-        )
-    return root
-
-
-@contextmanager
-def replacement(root: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Where to write the store that shall be at ``root``: there, or aside as long as an old one is in the way.
-
-    The new store takes the place of the old one when the block ends. Whatever stops the block leaves the old store as
-    it was, says so in a note, and deletes the new one. Raises StoreError where the finished store cannot move in.
-    """
-    if not (overwrite and root.is_dir() and any(root.iterdir())):
-        yield root
-        return
-    aside = temporary_name(root)
-    try:
-        yield aside
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        error.add_note(f"the store {root} is as it was: a new one replaces it only when it is complete")
-        raise
-    try:
-        _move_in(aside, check_free(root, overwrite=True), overwrite=True)
-    except (OSError, StoreExistsError) as error:
-        raise StoreError(
-            f"the finished store cannot take the place of {str(root)!r}",
-            got=error.problem if isinstance(error, StoreExistsError) else f"{type(error).__name__}: {error}",
-            remedy=f"move it there from {str(aside)!r}",
-        ) from error
+    request: ExtractionRequest
+    fingerprint: Mapping[str, Any]
+    layers: tuple[LayerRecord, ...]
+    source: SourceRecord | Callable[[], SourceRecord]
+    task_rows: int
+    batch_size: int = 32
 
 
 class StoreWriter:
-    """A store that is being written: :meth:`create` it, :meth:`commit` any number of tasks, then :meth:`finalize`."""
+    """A store that is being written, by any number of workers at once.
 
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root = root
-        self.manifest = manifest
-        with zarr.config.set({"array.write_empty_chunks": True}):  # a row of NaN is written like any other
-            group = zarr.open_group(str(root), mode="r+", zarr_format=3, use_consolidated=False)
-            self._arrays: dict[Layer, Any] = {layer.key: group[layer.array] for layer in manifest.layers}
+    :meth:`create` it or open what is there, :meth:`commit` any number of tasks, then :meth:`finalize`. Methods raise
+    StoreFullError, StoreDeniedError or StoreError where the store cannot be written.
+    """
+
+    def __init__(self, place: Place, manifest: Manifest | None = None) -> None:
+        self.place = place
+        self.manifest = read_manifest(place) if manifest is None else manifest
+        self._makers: dict[str, ShardMaker] = {}
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], manifest: Manifest, index: Sequence[IndexRow], *, overwrite: bool = False
+        cls,
+        path: str | os.PathLike[str] | Place,
+        plan: Plan,
+        index: Iterable[IndexRow],
+        *,
+        overwrite: bool = False,
     ) -> StoreWriter:
-        """A store with its manifest and its index, and every row still pending.
+        """A store with its plan and its index, and every row still pending.
 
-        It is built aside and moved into place whole. Raises StoreExistsError where the path is taken, and StoreError
-        where it cannot be written.
+        On a local path it is built aside and moved into place whole; elsewhere the document of its first pass is what
+        makes it one. Raises StoreExistsError where the path is taken, and StoreError for an empty index.
         """
-        root = check_free(path, overwrite=overwrite)
-        with _write_errors(root):
-            root.parent.mkdir(parents=True, exist_ok=True)
-            aside = temporary_name(root)
+        place = check_free(path, overwrite=overwrite) if not isinstance(path, Place) else path
+        with write_errors(place):
+            if not isinstance(place, LocalPlace):
+                return cls(place, _build(place, plan, index))
+            place.root.parent.mkdir(parents=True, exist_ok=True)
+            aside = temporary_name(place.root)
             try:
-                _build(aside, manifest, index)
-                _move_in(aside, root, overwrite=overwrite)
+                manifest = _build(LocalPlace(aside), plan, index)
+                move_in(aside, place.root, overwrite=overwrite)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
-            return cls(root, manifest)
+            return cls(place, manifest)
 
-    def commit(self, task: Task, features: Mapping[Layer, np.ndarray[Any, Any]], errors: Mapping[int, str]) -> None:
-        """Write the rows of a task: its shards first, then the receipt that makes them count.
+    def add_pass(self, plan: Plan, start: int, stop: int, index: Iterable[IndexRow] | None = None) -> Pass | None:
+        """Plan the layers of ``plan`` over some rows, or over the new rows of ``index`` from ``start`` on.
 
-        ``features`` holds (task.rows, ...) per layer, ``errors`` the message of every row that failed. Raises
-        StoreError, also where the task has its receipt already.
+        None where the index has no sample. Raises StoreExistsError where somebody else planned something meanwhile.
         """
-        with _write_errors(self.root):
-            shards = [self._write_shard(layer, task, features[layer.key]) for layer in self.manifest.layers]
-            receipt = Receipt(
-                task.number,
-                task.start,
-                task.stop,
-                {str(row): message for row, message in sorted(errors.items())},
-                {name: sha256(self.root / name) for name in shards},
+        number = len(self.manifest.passes)
+        with write_errors(self.place):
+            part = None if index is None else write_index(self.place, number, start, index)
+            end = stop if part is None else part.stop
+            added = None if end == start else _pass(plan, number, start, end, part)
+            taken = added is not None and not self._create_pass(added)
+            self.manifest = read_manifest(self.place)
+            if part is not None and part not in self.manifest.index:
+                self.place.remove(part.name)
+            if taken:
+                raise StoreExistsError(
+                    f"somebody else has added to the store {self.place.uri!r} meanwhile",
+                    f"no {pass_name(number)!r}",
+                    "it is there",
+                    remedy="run it again",
+                )
+            refresh_frame(self.place, self.manifest)
+        return added
+
+    def _create_pass(self, added: Pass) -> bool:
+        try:
+            self.place.create(pass_name(added.number), seal(added))
+        except FileExistsError:
+            return False
+        return True
+
+    def check_writable(self) -> None:
+        """Raise StoreDeniedError or StoreFullError where not even a small file can be written."""
+        with write_errors(self.place):
+            name = f"staged/.probe-{os.getpid()}"
+            self.place.write(name, b"x")
+            self.place.remove(name)
+
+    def is_finished(self, task: Task) -> bool:
+        """Whether a task has its receipt."""
+        return self.place.exists(task.receipt)
+
+    def commit(self, task: Task, features: Mapping[Layer, np.ndarray[Any, Any]], errors: Mapping[int, str]) -> bool:
+        """Write the rows of a task: staged shards, then the receipt that makes them count, then each to its place.
+
+        ``features`` holds (task.rows, ...) per layer of the pass, ``errors`` the message of every row that failed.
+        False where another worker was faster: then its rows stay, and nothing of these.
+        """
+        part = self.manifest.passes[task.pass_number]
+        staged: list[tuple[StagedShard, str]] = []
+        with write_errors(self.place):
+            try:
+                for number, layer in enumerate(part.layers):
+                    data = self._shard(layer, task, features[layer.key])
+                    staged.append((stage(self.place, task, number, data), layer.shard(task)))
+                self.place.create(task.receipt, seal(_receipt(task, errors, staged)))
+            except (OSError, StoreError) as error:
+                self._yield(task, staged, error)
+                return False
+            for shard, target in staged:
+                move_if_there(self.place, shard.name, target)
+        return True
+
+    def finalize(self) -> Finish:
+        """Write the sample table and ``finished.json``, once every task has its receipt, and tidy up.
+
+        Raises StoreError where a task has none, and StoreDamagedError where a shard is missing.
+        """
+        with write_errors(self.place):
+            self.manifest = read_manifest(self.place)
+            finish = read_finish(self.place, self.manifest)
+            if finish is None:
+                finish = self._finish()
+            clear_staged(self.place)
+        return finish
+
+    def _finish(self) -> Finish:
+        self._check_receipts()
+        place_staged(self.place)
+        refresh_frame(self.place, self.manifest)
+        lost = next(self.place.lost(_shards(self.manifest)), None)
+        if lost is not None:
+            raise StoreDamagedError(
+                f"the store {self.place.uri!r} is damaged", repr(lost), "nothing there", remedy="featreg repair STORE"
             )
-            write_atomically(self.root / task.receipt, document(receipt), exclusive=True)
+        try:
+            counts, content = write_samples(self.place, self.manifest)
+        except FileNotFoundError:  # another worker finished and tidied up in the meantime
+            finish = read_finish(self.place, self.manifest)
+            if finish is None:
+                raise
+            return finish
+        files = {SAMPLES: content, MANIFEST: self.place.sha256(MANIFEST)}
+        for name in (ZARR_JSON, *(f"{layer.array}/{ZARR_JSON}" for layer in self.manifest.layers)):
+            files[name] = self.place.sha256(name)
+        finish = Finish(len(self.manifest.passes), self.manifest.rows, counts.ok, counts.failed, files)
+        self.place.write(FINISHED, seal(finish))
+        return finish
 
-    def finalize(self) -> None:
-        """Write ``samples.parquet`` from the index and the receipts; raises StoreError where a task has no receipt."""
-        table = sample_table(self.root, self.manifest)
-        if "pending" in table["status"].to_pylist():
-            raise StoreError(f"the store {str(self.root)!r} is not complete", "a receipt for every task")
-        with _write_errors(self.root):
-            write_atomically(self.root / SAMPLES, parquet(table))
+    def _check_receipts(self) -> None:
+        for part in self.manifest.passes:
+            missing = part.count - len(finished_tasks(self.place, part))
+            if missing > 0:
+                raise StoreError(
+                    f"the store {self.place.uri!r} is not complete",
+                    "a receipt for every task",
+                    f"{missing} tasks of pass {part.number} have none",
+                    remedy="run it again, or wait for its workers",
+                )
 
-    def _write_shard(self, layer: LayerRecord, task: Task, rows: np.ndarray[Any, Any]) -> str:
-        self._arrays[layer.key][task.start : task.stop] = rows
+    def _shard(self, layer: LayerRecord, task: Task, rows: np.ndarray[Any, Any]) -> bytes:
+        shard_rows = self.manifest.passes[task.pass_number].task_rows
+        maker = self._makers.setdefault(layer.array, ShardMaker(layer, shard_rows))
+        if task.start % shard_rows == 0:
+            return maker.make(task, rows)
+        return maker.make(task, rows, self._begun(layer, task))
+
+    def _begun(self, layer: LayerRecord, task: Task) -> bytes:
+        """The shard that earlier passes began, as the last of them left it."""
         name = layer.shard(task)
-        sync_file(self.root / name)
-        sync_folder((self.root / name).parent)
-        return name
+        before = self.place.read(name)
+        for part in reversed(self.manifest.passes[: task.pass_number]):
+            if layer.array in part.group:
+                receipt = read_receipt(self.place, part.task(part.count - 1))
+                if receipt is None:
+                    raise StoreDamagedError(f"pass {part.number} is not complete", "a receipt for every task", "none")
+                check_shard(self.place, name, before, str(receipt.shards.get(name)))
+                return before
+        raise StoreDamagedError(f"no pass has begun {name!r}", "an earlier pass with this layer", "none")
+
+    def _yield(self, task: Task, staged: Sequence[tuple[StagedShard, str]], error: Exception) -> None:
+        """Leave a task to the worker that was faster, or raise what went wrong; nothing staged stays behind.
+
+        A file system that lost its answer says of our own receipt too that it exists, so that its shards are placed.
+        """
+        names = {shard.name for shard, _ in staged}
+        if self.is_finished(task):
+            place_staged(self.place, names)
+        for name in names:
+            self.place.remove(name)
+        if not isinstance(error, FileExistsError | StoreDamagedError) or not self.is_finished(task):
+            raise error
 
 
-def _build(root: Path, manifest: Manifest, index: Sequence[IndexRow]) -> None:
-    group = zarr.create_group(str(root), zarr_format=3)
-    for layer in manifest.layers:
-        row_bytes = int(np.prod(layer.shape)) * np.dtype(layer.dtype).itemsize
-        group.create_array(
-            layer.array,
-            shape=(manifest.rows, *layer.shape),
-            dtype=layer.dtype,
-            chunks=(chunk_rows(manifest.task_rows, row_bytes), *layer.shape),
-            shards=(manifest.task_rows, *layer.shape),
-            compressors=[Crc32cCodec()],  # the index of the shard has its own
-            fill_value=float("nan"),
-            dimension_names=("row", *_AXES[layer.info.kind]),
-        )
-    with warnings.catch_warnings():  # consolidated, plain Zarr lists the arrays without stumbling over our files
-        warnings.filterwarnings("ignore", "Consolidated metadata")
-        zarr.consolidate_metadata(str(root), zarr_format=3)
-    (root / RECEIPTS).mkdir()
-    write_atomically(root / INDEX, parquet(index_table(index)))
-    write_atomically(root / MANIFEST, document(manifest))
-
-
-def _move_in(aside: Path, root: Path, *, overwrite: bool) -> None:
-    """Put a finished folder where :func:`check_free` allowed it; what was there comes back unless that succeeds."""
-    old = temporary_name(root)
-    if overwrite and os.path.lexists(root):
-        os.rename(root, old)
+def _build(place: Place, plan: Plan, index: Iterable[IndexRow]) -> Manifest:
+    part = write_index(place, 0, 0, index)
+    if part.stop == 0:
+        raise StoreError("a store without rows cannot be made", "at least one sample", "an empty index")
+    header = Header(FORMAT, featreg.__version__)
+    place.write(MANIFEST, seal(header))
+    first = _pass(plan, 0, 0, part.stop, part)
+    manifest = Manifest(header, (first,))
     try:
-        os.rename(aside, root)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise StoreExistsError(f"the path of the store was taken meanwhile: {str(root)!r}") from error
-        raise
-    finally:
-        if os.path.lexists(old) and not os.path.lexists(root):
-            os.rename(old, root)
-    sync_folder(root.parent)
-    shutil.rmtree(old, ignore_errors=True)
+        place.create(pass_name(0), seal(first))
+    except FileExistsError as error:
+        raise StoreExistsError(f"the path of the store was taken meanwhile: {place.uri!r}") from error
+    refresh_frame(place, manifest)
+    if isinstance(place, LocalPlace):
+        clear_staged(place)
+    return manifest
 
 
-def _foreign(root: Path) -> str:
-    """What speaks against deleting a path, empty where it is an empty folder or a store with nothing else in it."""
-    if not root.is_dir():
-        return "a file"
-    found = sorted(entry.name for entry in os.scandir(root))
-    if not found:
-        return ""
-    try:
-        manifest = read_manifest(root)
-    except StoreError as error:
-        return error.problem
-    own = (MANIFEST, INDEX, SAMPLES, RECEIPTS, ZARR_JSON, *(layer.array for layer in manifest.layers))
-    others = [name for name in found if not any(name == known or name.startswith(f".{known}.") for known in own)]
-    return f"a store that also holds {', '.join(map(repr, others[:5]))}" if others else ""
+def _pass(plan: Plan, number: int, start: int, stop: int, part: Any) -> Pass:
+    return Pass(
+        number=number,
+        start=start,
+        stop=stop,
+        task_rows=plan.task_rows,
+        request=plan.request,
+        fingerprint=plan.fingerprint,
+        layers=plan.layers,
+        source=plan.source() if callable(plan.source) else plan.source,
+        index=part,
+        featreg=featreg.__version__,
+        created=_now(),
+        batch_size=plan.batch_size,
+    )
 
 
-@contextmanager
-def _write_errors(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        got = f"{type(error).__name__}: {error}"
-        raise StoreError(f"the store {str(root)!r} cannot be written", got=got) from error
+def _now() -> str:
+    """The time in UTC, or that of SOURCE_DATE_EPOCH, for stores that shall be equal to the last byte."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    time = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
+    return time.isoformat(timespec="seconds")
+
+
+def _receipt(task: Task, errors: Mapping[int, str], staged: Sequence[tuple[StagedShard, str]]) -> Receipt:
+    messages = {str(row): message for row, message in sorted(errors.items())}
+    return Receipt(task.number, task.start, task.stop, messages, {target: shard.sha256 for shard, target in staged})
+
+
+def _shards(manifest: Manifest) -> Iterable[str]:
+    for part in manifest.passes:
+        for task in part.iter_tasks():
+            for layer in part.layers:
+                yield layer.shard(task)

@@ -1,0 +1,68 @@
+"""Where a child dies: at a file operation, before it, in the middle of it or after it; patched in the child only."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from featreg.stores import disk, places
+
+__all__ = ["MOMENTS", "die_at"]
+
+MOMENTS = {"shard": 12, "receipt": 6, "place": 12, "finalize": 4, "any": 40}
+"""What is being written as the child dies, and how often a whole run does that."""
+
+
+def die_at(moment: str, number: int, torn: float) -> None:
+    """Die at the ``number``-th operation of a kind, with a share of its bytes written: none, some or all of them."""
+    countdown = [number]
+
+    def due(name: str) -> bool:
+        if moment != "any" and _moment(name) != moment:
+            return False
+        countdown[0] -= 1
+        return countdown[0] < 0
+
+    write = disk.write_aside
+
+    def write_aside(aside: Path, data: bytes, path: Path, into: Callable[[Path, Path], Any]) -> None:
+        if not due(str(path)):
+            write(aside, data, path, into)
+            return
+        if torn >= 1:
+            write(aside, data, path, into)
+        else:
+            aside.write_bytes(data[: int(len(data) * torn)])
+        _die()
+
+    setattr(places, "write_aside", write_aside)  # noqa: B010  (by its name there, not where it is from)
+    _around(places.LocalPlace, "move", lambda _, source, target: due(f"place {target}"), torn)
+    _around(places.LocalPlace, "remove_folder", lambda _, folder: due(f"finished {folder}"), torn)
+    _around(places._LocalIncoming, "publish", lambda _, name: due(name), torn)
+
+
+def _moment(name: str) -> str:
+    for part, moment in (("place ", "place"), ("finished", "finalize"), ("samples.parquet", "finalize")):
+        if part in name:
+            return moment
+    return "receipt" if "/receipts/" in name else "shard" if "/staged/" in name else "plan"
+
+
+def _around(kind: type, method: str, due: Callable[..., bool], torn: float) -> None:
+    original = getattr(kind, method)
+
+    def patched(*arguments: Any) -> Any:
+        if not due(*arguments):
+            return original(*arguments)
+        if torn >= 0.5:
+            original(*arguments)
+        return _die()
+
+    setattr(kind, method, patched)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

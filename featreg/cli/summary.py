@@ -1,0 +1,93 @@
+"""What ``featreg extract`` says of the store that it leaves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from featreg.cli.tables import format_table
+
+if TYPE_CHECKING:
+    from featreg.stores import FeatureStore
+
+__all__ = ["document", "report"]
+
+SHOWN_ERRORS = 3
+
+
+def _layers(store: FeatureStore) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": record.key,
+            "name": record.info.name,
+            "kind": record.info.kind,
+            "shape": [len(store), *record.shape],
+            "dtype": record.dtype,
+        }
+        for record in store.manifest.layers
+    ]
+
+
+def document(store: FeatureStore) -> dict[str, Any]:
+    """What a run has left, as plain data."""
+    summary = store.summary
+    return {
+        "store": store.uri,
+        "model": store.manifest.request.model,
+        "weights": store.manifest.request.weights,
+        "rows": summary.rows,
+        "failed": summary.failed,
+        "skipped": summary.skipped,
+        "classes": store.classes,
+        "stray": store.manifest.source.stray,
+        "done_before": summary.done_before,
+        "seconds": summary.seconds,
+        "images_per_second": summary.images_per_second,
+        "layers": _layers(store),
+        "errors": store.errors,
+    }
+
+
+def report(store: FeatureStore) -> str:
+    """What a run has left, for people."""
+    summary, request = store.summary, store.manifest.request
+    speed = summary.images_per_second or 0.0
+    rows = [(layer["key"], "x".join(map(str, layer["shape"])), layer["dtype"]) for layer in _layers(store)]
+    lines = [
+        *_resumed(store),
+        format_table(("layer", "shape", "dtype"), rows),
+        "",
+        f"rows: {summary.rows}, failed: {summary.failed}, files skipped: {summary.skipped}, images/s: {speed:.1f}",
+        f"classes: {_classes(store)}",
+        *_failures(store),
+        f"model: {request.model}, weights: {request.weights or 'random (seeded), no pretrained weights'}",
+        f"store: {store.uri}",
+    ]
+    return "\n".join(lines)
+
+
+def _resumed(store: FeatureStore) -> list[str]:
+    """How much of the store was there when this run began, if anything was."""
+    summary = store.summary
+    if not summary.done_before:
+        return []
+    if not summary.done:
+        return [f"the store is finished: nothing was left to do in its {summary.rows} rows", ""]
+    whole = summary.done_before + summary.done
+    times = "" if whole == summary.rows else ", where a row counts once for each time that layers or rows were added"
+    return [f"resumed: {summary.done_before} of {whole} rows were finished before{times}", ""]
+
+
+def _classes(store: FeatureStore) -> str:
+    """How many classes there are; where stray images are why there are none, their number."""
+    stray = store.manifest.source.stray
+    if store.classes is not None:
+        return str(len(store.classes))
+    images = "image lies" if stray == 1 else "images lie"
+    return f"none ({stray} {images} outside of any sub-folder)" if stray else "none"
+
+
+def _failures(store: FeatureStore) -> list[str]:
+    """The first errors, a line each; the key in quotes, since a file name may hold anything."""
+    lines = [f"  {key!r}: {error.splitlines()[0]}" for key, error in list(store.errors.items())[:SHOWN_ERRORS]]
+    more = len(store.errors) - len(lines)
+    return [*lines, f"  and {more} more: open_store(...).errors"] if more > 0 else lines

@@ -1,0 +1,197 @@
+"""Completing a store: whatever of its passes has no receipt yet, by as many workers as are started."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import attrs
+import numpy as np
+
+from featreg.engine.difference import refuse, same_values
+from featreg.engine.fingerprint import fingerprint
+from featreg.engine.heartbeat import Heartbeat
+from featreg.engine.plan import check_part, task_order
+from featreg.engine.worker import Options, run_tasks
+from featreg.errors import ErrorRateError, StoreExistsError, StoreFullError
+from featreg.extractor import Extractor, create_extractor
+from featreg.extras import data_extra
+from featreg.registry import Registry
+from featreg.sources import Source
+from featreg.spec import ExtractionRequest
+from featreg.stores.layout import Manifest, Pass, Task
+from featreg.stores.places import Place
+from featreg.stores.reader import FeatureStore
+from featreg.stores.receipts import finished_tasks, read_manifest
+from featreg.stores.staging import place_staged
+from featreg.stores.writer import Plan, StoreWriter
+
+with data_extra():
+    from tqdm import tqdm
+
+__all__ = ["MAX_THREADS", "Run", "Work", "complete"]
+
+MAX_THREADS = 8
+"""The most threads that decode by default: beyond, Pillow's share of the interpreter lock leaves nothing to gain."""
+
+
+@attrs.frozen
+class Run:
+    """How one worker goes about it: see :func:`~featreg.extract`."""
+
+    batch_size: int | None = None
+    num_workers: int | None = None
+    part: tuple[int, int] | None = attrs.field(default=None, converter=check_part)
+    seed: int | None = None
+    raise_errors: bool = False
+    max_error_rate: float | None = None
+    progress: bool = False
+
+    def options(self, part: Pass) -> Options:
+        """How a pass is gone through: with the batches that it was begun with, where nothing else is asked for."""
+        threads = self.num_workers or min(MAX_THREADS, os.cpu_count() or 1)
+        return Options(self.batch_size or part.batch_size, threads, self.raise_errors)
+
+
+@attrs.frozen
+class Work:
+    """What models and sources a run has at hand."""
+
+    source: Source
+    registry: Registry
+    extractor: Extractor | None = None
+    device: str | None = None
+
+    @contextmanager
+    def opened(self, part: Pass) -> Iterator[Extractor]:
+        """The extractor of a pass: the one at hand, or one that is opened from the store's request.
+
+        Raises StoreMismatchError where it would make other values than the pass was begun with.
+        """
+        at_hand = self.extractor
+        if at_hand is not None and not same_values(part.fingerprint, fingerprint(at_hand, self.registry)):
+            yield at_hand
+            return
+        with create_extractor(_on(part.request, self.device), registry=self.registry) as extractor:
+            refuse(
+                same_values(part.fingerprint, fingerprint(extractor, self.registry)),
+                f"this machine cannot go on with pass {part.number} of the store",
+                "the versions of the store on this machine, or extract again",
+            )
+            yield extractor
+
+
+def complete(writer: StoreWriter, work: Work, run: Run) -> FeatureStore:
+    """Do every task that has no receipt, then finalize the store.
+
+    Raises ErrorRateError, StoreFullError where it is clear before that the disk has not the room, and whatever stops a
+    task; what is finished is kept.
+    """
+    done_before = _rows_done(writer)
+    started = time.perf_counter()
+    while True:
+        _cover_all_rows(writer)
+        planned = len(writer.manifest.passes)
+        _run_passes(writer, work, run)
+        writer.manifest = read_manifest(writer.place)
+        if len(writer.manifest.passes) == planned:  # nobody has added anything meanwhile
+            break
+    finish = writer.finalize()
+    seconds = time.perf_counter() - started
+    _check_rate(finish.failed, finish.rows, run.max_error_rate)
+    done = _rows_done(writer) - done_before
+    return FeatureStore(writer.place, seconds=seconds if done else None, done=done, done_before=done_before)
+
+
+def _run_passes(writer: StoreWriter, work: Work, run: Run) -> None:
+    left = {part.number: part.count - len(finished_tasks(writer.place, part)) for part in writer.manifest.passes}
+    if not any(left.values()):
+        return
+    writer.check_writable()
+    _check_room(writer.place, writer.manifest, left)
+    place_staged(writer.place)
+    heart = Heartbeat(writer.place, run.part)
+    try:
+        for part in writer.manifest.passes:
+            if left[part.number]:
+                _run_pass(writer, part, work, run, heart)
+    finally:
+        heart.stop()
+
+
+def _run_pass(writer: StoreWriter, part: Pass, work: Work, run: Run, heart: Heartbeat) -> None:
+    done = finished_tasks(writer.place, part)
+    failures = 0
+
+    def committed(task: Task, failed: int, own: bool) -> None:
+        nonlocal failures
+        bar.update(task.rows)
+        failures += failed
+        if own:
+            heart.beat(task.rows, failed)
+        _check_rate(failures, part.stop - part.start, run.max_error_rate)
+
+    tasks = (task for task in map(part.task, task_order(part.count, run.part, run.seed)) if task.number not in done)
+    disable = None if run.progress else True  # None: only on a terminal
+    already = sum(task.rows for task in part.iter_tasks() if task.number in done)
+    with (
+        work.opened(part) as extractor,
+        tqdm(total=part.stop - part.start, initial=already, unit="image", disable=disable) as bar,
+    ):
+        run_tasks(tasks, work.source, extractor, writer, run.options(part), committed=committed)
+
+
+def _cover_all_rows(writer: StoreWriter) -> None:
+    """Plan what an append that was killed has left out: each group of layers has all rows."""
+    while short := [part for part in writer.manifest.groups.values() if part.stop < writer.manifest.rows]:
+        part = short[0]
+        plan = Plan(
+            part.request, part.fingerprint, part.layers, writer.manifest.source, part.task_rows, part.batch_size
+        )
+        with suppress(StoreExistsError):  # another worker has planned it, and the manifest is read anew
+            writer.add_pass(plan, part.stop, writer.manifest.rows)
+
+
+def _rows_done(writer: StoreWriter) -> int:
+    """The rows that every pass has done already."""
+    return sum(
+        task.rows
+        for part in writer.manifest.passes
+        for done in [finished_tasks(writer.place, part)]
+        for task in part.iter_tasks()
+        if task.number in done
+    )
+
+
+def _check_room(place: Place, manifest: Manifest, left: dict[int, int]) -> None:
+    free = place.free_bytes()
+    rows = {part.number: min(left[part.number] * part.task_rows, part.stop - part.start) for part in manifest.passes}
+    needed = sum(rows[part.number] * _row_bytes(part) for part in manifest.passes)
+    if free is not None and needed > free:
+        raise StoreFullError(
+            f"the disk of the store {place.uri!r} has not the room for its features",
+            f"{needed:,} bytes",
+            f"{free:,} bytes free",
+            remedy="make room, or another path; fewer layers, a pooling or dtype='float16' take less",
+        )
+
+
+def _row_bytes(part: Pass) -> int:
+    return sum(math.prod(layer.shape) * np.dtype(layer.dtype).itemsize for layer in part.layers)
+
+
+def _check_rate(failed: int, rows: int, most: float | None) -> None:
+    if most is not None and failed > most * rows:
+        raise ErrorRateError(
+            f"{failed} of {rows} rows failed",
+            f"at most {most:g} of them (max_error_rate)",
+            f"{failed / rows:.3g}",
+            remedy="look at the errors of the store; a larger max_error_rate goes on with what is finished",
+        )
+
+
+def _on(request: ExtractionRequest, device: str | None) -> ExtractionRequest:
+    return request if device is None else attrs.evolve(request, device=device)

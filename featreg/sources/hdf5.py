@@ -1,0 +1,165 @@
+"""Arrays of images in HDF5 files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from threading import Lock
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from featreg.errors import SourceError, near_matches
+from featreg.extras import extra
+from featreg.images import Pixels
+from featreg.sources.base import Sample, Source
+from featreg.sources.files import check_exists, file_errors, open_file
+from featreg.sources.pixels import check_form, row_pixels
+from featreg.sources.uris import file_uri, shown
+
+__all__ = ["Hdf5Source"]
+
+CACHE_BYTES = 64 * 2**20
+"""What HDF5 keeps of decompressed chunks, which may hold many rows."""
+
+
+class Hdf5Source(Source):
+    """The images of one dataset in an HDF5 file, in the forms that :class:`~featreg.sources.arrays.NumpySource` takes.
+
+    ``dataset`` is its path in the file; without it, it is the only one that has the form of images. ``target`` is a
+    dataset of N whole numbers, ``classes`` are their names. The key of an image is its row.
+
+    Raises SourceError for a file that is missing; reading and ``index()`` do for one that is damaged or holds no such
+    dataset, and MissingDependencyError without h5py.
+    """
+
+    kind = "hdf5"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dataset: str | None = None,
+        target: str | None = None,
+        classes: tuple[str, ...] | list[str] | None = None,
+    ) -> None:
+        self.uri = file_uri(path)
+        check_exists(self.uri, folder=False)
+        given = {"dataset": dataset, "target": target, "classes": classes}
+        self.options = {name: value for name, value in given.items() if value is not None}
+        self.classes = None if classes is None else tuple(classes)
+        self._file = _File(self.uri)
+
+    def index(self) -> Iterator[Sample]:
+        name = self._dataset
+        images = self._file.dataset(name)
+        size = images.dtype.itemsize * int(np.prod(images.shape[1:]))
+        for row, target in enumerate(self._targets(images.shape[0])):
+            yield Sample(str(row), f"{self.uri}#{quote(name)}[{row}]", target, size)
+
+    def read(self, sample: Sample) -> Pixels:
+        name, _, row = sample.uri.rpartition("#")[2].removesuffix("]").rpartition("[")
+        images = self._file.dataset(unquote(name))
+        check_form(images.shape, images.dtype, sample.uri)
+        with file_errors(self.uri, sample.key):
+            return row_pixels(images[int(row)])
+
+    @cached_property
+    def _dataset(self) -> str:
+        found = self._file.image_datasets()
+        given = self.options.get("dataset")
+        if given is not None:
+            images = self._file.dataset(given)
+            check_form(images.shape, images.dtype, f"{shown(self.uri)}#{given}")
+            return str(given)
+        if len(found) == 1:
+            return found[0]
+        raise SourceError(
+            f"which dataset of {shown(self.uri)!r} is it?",
+            "one of (N, H, W) or (N, H, W, C) in uint8 or uint16",
+            f"{len(found)} of them",
+            tuple(found),
+            "dataset='...' with its path in the file",
+        )
+
+    def _targets(self, rows: int) -> Iterator[int | None]:
+        name = self.options.get("target")
+        if name is None:
+            yield from (None for _ in range(rows))
+            return
+        values = self._file.dataset(name)
+        if values.shape != (rows,) or values.dtype.kind not in "iu":
+            raise SourceError(
+                f"{name!r} does not hold the targets",
+                f"({rows},) of whole numbers",
+                f"{values.shape} of {values.dtype}",
+            )
+        for start in range(0, rows, 8192):
+            with file_errors(self.uri):
+                block = values[start : start + 8192].tolist()
+            yield from block
+
+
+class _File:
+    """An HDF5 file that is opened when it is first needed, once in every process."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._lock, self._opened = uri, Lock(), None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._uri,)
+
+    def dataset(self, name: str) -> Any:
+        """A dataset by its path; raises SourceError."""
+        file = self._open()
+        with extra("hdf5", "HDF5 files"):
+            import h5py
+        with file_errors(self._uri):
+            found = file.get(name)
+        if isinstance(found, h5py.Dataset):
+            return found
+        names = self._names()
+        raise SourceError(
+            f"{shown(self._uri)!r} has no dataset {name!r}",
+            "one of its datasets",
+            ", ".join(map(repr, names[:20])) or "none",
+            near_matches(name, names),
+        )
+
+    def image_datasets(self) -> list[str]:
+        """The paths of the datasets that have the form of images."""
+        found = []
+        for name in self._names():
+            dataset = self.dataset(name)
+            try:
+                check_form(dataset.shape or (), dataset.dtype, name)
+            except SourceError:
+                continue
+            found.append(name)
+        return found
+
+    def _names(self) -> list[str]:
+        with extra("hdf5", "HDF5 files"):
+            import h5py
+        names: list[str] = []
+
+        def visit(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                names.append(name)
+
+        with file_errors(self._uri):
+            self._open().visititems(visit)
+        return names
+
+    def _open(self) -> Any:
+        with extra("hdf5", "HDF5 files"):
+            import h5py
+        with self._lock:
+            if self._opened is None:
+                try:
+                    self._opened = h5py.File(open_file(self._uri), "r", rdcc_nbytes=CACHE_BYTES)
+                except OSError as error:
+                    raise SourceError(f"{shown(self._uri)!r} is no readable HDF5 file", got=str(error)) from error
+            return self._opened
