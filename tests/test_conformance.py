@@ -39,6 +39,8 @@ INAPPLICABLE = {  # what the reference network has nothing to break in
     "IgnoresFloat16",
     "OverflowsBfloat16",
     "MovesParameters",
+    "StaysInTraining",
+    "TrainsAfterwards",
     "LeaksHooks",
     "AlwaysAGraph",
     "CutGraph",

@@ -6,6 +6,7 @@ from featreg.conformance.checks import (  # noqa: F401  (imported for what they 
     layout,
     lifecycle,
     native,
+    network,
     packaging,
     plugin,
     requests,

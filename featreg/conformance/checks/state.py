@@ -1,4 +1,4 @@
-"""The process and the model are as they were before the call."""
+"""The process is as it was before the call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from featreg.arrays import to_numpy
 from featreg.conformance.model import check
 from featreg.conformance.subject import Subject
 from featreg.errors import FeatregError, InputError
@@ -222,67 +221,3 @@ def _failing_at(call: int) -> Iterator[list[int]]:
         yield passed
     finally:
         sys.setprofile(before)
-
-
-def _parameters(module: Any) -> dict[str, Any]:
-    """The parameters, buffers and gradients of a module of torch or MindSpore by name, as bytes; empty for others."""
-    found: dict[str, Any] = {}
-    if hasattr(module, "named_parameters"):  # a Cell of MindSpore has a state_dict too
-        found = {name: to_numpy(value).tobytes() for name, value in module.state_dict().items()}
-        found |= {f"{name}.grad": value.grad is None for name, value in module.named_parameters()}
-    elif hasattr(module, "parameters_dict"):
-        found = {name: to_numpy(value).tobytes() for name, value in module.parameters_dict().items()}
-    return found
-
-
-def _no_parameters(subject: Subject) -> str:
-    """Whoever declares gradients has parameters; of the others some have a module with a state all the same."""
-    if "grad" in subject.info.capabilities:
-        return ""
-    with subject.open(subject.layers[:1]) as extractor:
-        return "" if _parameters(extractor.module) else "extractor.module has no parameters"
-
-
-@check("state.parameters", when=_no_parameters)
-def parameters(subject: Subject) -> None:
-    """Calls leave the parameters and buffers of ``extractor.module`` as they were, bit for bit, and no ``.grad``.
-
-    Why: the caller may train what he extracts from.
-    Caught: timm's models open in training mode, in which batch normalisation rewrites its running mean with each call.
-    Mend: evaluation mode, and no graph unless ``grad`` is asked for.
-    """
-    with subject.open() as extractor:
-        before = _parameters(extractor.module)
-        subject.expect(before, "extractor.module has no parameters", "a module with a state", type(extractor.module))
-        for seed in range(3):
-            extractor(subject.images(2, seed=seed))
-        changed = _unlike(before, _parameters(extractor.module))
-    subject.expect(not changed, "calls change the model", "the parameters as they were", changed)
-
-
-def _hooks(module: Any) -> int:
-    """How many hooks hang on a torch module and those below it."""
-    tables = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return sum(len(getattr(part, table, ())) for part in module.modules() for table in tables)
-
-
-@check("state.hooks", needs=["grad"])
-def hooks(subject: Subject) -> None:
-    """A call leaves as many hooks on the module as there were before it, also where the call fails.
-
-    Why: hooks that stay slow every later call, keep its tensors alive, and fill taps of extractors long closed.
-    Caught: complaints about memory (thingsvision #74), to which hooks that are left behind are one way.
-    Mend: attach hooks in a context manager, or once when the extractor is opened.
-    """
-    with subject.open() as extractor:
-        module = extractor.module
-        if not hasattr(module, "modules"):
-            subject.expect(True, "no module of torch has no hooks of torch")
-            return
-        images = subject.images(1)
-        extractor(images)
-        before = _hooks(module)
-        extractor(images)
-        with contextlib.suppress(FeatregError):
-            extractor(images[:, :2])
-        subject.expect(_hooks(module) == before, "a call leaves hooks", f"{before} hooks", f"{_hooks(module)}")

@@ -5,6 +5,7 @@ from featreg.conformance.mutants import (  # noqa: F401  (imported for what they
     gradients,
     hidden,
     native,
+    network,
     packaging,
     plugin,
     requests,

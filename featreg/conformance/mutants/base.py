@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -195,9 +196,9 @@ def like(values: np.ndarray[Any, Any], array: Array) -> Array:
 class Changed(DoubleExtractor):
     """An extractor that changes each array, as NumPy."""
 
+    @abstractmethod
     def change(self, array: Values, info: FeatureInfo) -> Values:
         """What becomes of one array that ``info`` describes."""
-        raise NotImplementedError
 
     def forward(self, batch: Array) -> Sequence[Array]:
         outputs = self.inner.forward(batch)

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from featreg.arrays import Array
-from featreg.conformance.mutants.base import Double, DoubleExtractor, mutant
+from featreg.conformance.mutants.base import Double, DoubleExtractor, declares, mutant
 from featreg.plugin import BackendExtractor
-from featreg.spec import ExtractionRequest, ModelInfo
+from featreg.spec import ExtractionRequest
 
 
-def _trains(info: ModelInfo) -> bool:
-    return "grad" in info.capabilities
-
-
-@mutant("grad.default", when=_trains)
+@mutant("grad.default", when=declares("grad"))
 class AlwaysAGraph(DoubleExtractor):
     """Gives tensors that ask for a gradient."""
 
@@ -25,7 +21,7 @@ class AlwaysAGraph(DoubleExtractor):
         return self.inner.to_numpy(array.detach())
 
 
-@mutant("grad.input", when=_trains)
+@mutant("grad.input", when=declares("grad"))
 class CutGraph(DoubleExtractor):
     """Cuts the graph on the way out."""
 
@@ -33,7 +29,7 @@ class CutGraph(DoubleExtractor):
         return [array.detach() for array in self.inner.forward(batch)]
 
 
-@mutant("grad.input", when=_trains)
+@mutant("grad.input", when=declares("grad"))
 class HalvedGradient(DoubleExtractor):
     """Gives the right values with half the gradient."""
 
@@ -42,7 +38,7 @@ class HalvedGradient(DoubleExtractor):
         return [array.detach() + (array - array.detach()) / 2 for array in outputs]
 
 
-@mutant("grad.parameters", when=_trains)
+@mutant("grad.parameters", when=declares("grad"))
 class FrozenParameters(Double):
     """Freezes the network when it is opened."""
 

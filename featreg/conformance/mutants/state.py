@@ -24,10 +24,6 @@ def _has_torch(info: ModelInfo) -> bool:
     return "torch" in sys.modules
 
 
-def _trains(info: ModelInfo) -> bool:
-    return "grad" in info.capabilities
-
-
 @mutant("state.random")
 class SeedsEverything(Double):
     """Seeds the global generators to make its own weights repeat."""
@@ -110,28 +106,6 @@ class LeftInTheMiddle(DoubleExtractor):
         outputs = [like(to_numpy(array) * np.float32(self.begun), array) for array in self.inner.forward(batch)]
         self.begun -= 1
         return outputs
-
-
-@mutant("state.parameters", when=_trains)
-class MovesParameters(DoubleExtractor):
-    """Changes a parameter with every call, as a moving average does in training mode."""
-
-    def forward(self, batch: Array) -> Sequence[Array]:
-        outputs = self.inner.forward(batch)
-        for value in self.module.state_dict().values():
-            if value.is_floating_point():
-                value.data.mul_(1.001)
-                break
-        return outputs
-
-
-@mutant("state.hooks", when=_trains)
-class LeaksHooks(DoubleExtractor):
-    """Attaches a hook with every call."""
-
-    def forward(self, batch: Array) -> Sequence[Array]:
-        self.module.register_forward_hook(lambda *arguments: None)
-        return self.inner.forward(batch)
 
 
 @mutant("lifecycle.close")
