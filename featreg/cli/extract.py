@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from featreg.spec import Layer
     from featreg.stores import FeatureStore
 
-__all__ = ["extract"]
+__all__ = ["extract", "option_option", "parse_options", "stride_option", "weights_option"]
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended: 128 and the number of SIGINT."""
@@ -29,6 +29,19 @@ NOTHING_READ = 1
 SHOWN_ERRORS = 3
 
 _INTEGER = re.compile(r"-?[0-9]+")
+
+
+option_option = click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the backend; the value is JSON, or else text, as in ema=false; repeatable.",
+)
+stride_option = click.option("--output-stride", type=click.IntRange(min=1), help="Dilate the network to this stride.")
+weights_option = click.option(
+    "--weights", default=None, help="'default', a tag, a file, or synthetic:SEED.  [default: random]"
+)
 
 
 @click.command()
@@ -48,15 +61,9 @@ _INTEGER = re.compile(r"-?[0-9]+")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images at a time.")
 @click.option("--device", default=None, help="Where the model runs, such as cpu or cuda:0.  [default: cpu]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: float32]")
-@click.option("--weights", default=None, help="'default', a tag, a file, or synthetic:SEED.  [default: random]")
-@click.option("--output-stride", type=click.IntRange(min=1), help="Dilate the network to this total stride.")
-@click.option(
-    "--option",
-    "options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An option of the backend; the value is JSON, or else text, as in ema=false; repeatable.",
-)
+@weights_option
+@stride_option
+@option_option
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
 @click.option(
     "--overwrite", is_flag=True, help="Replace a feature store that is in the way, once the new one is complete."
@@ -94,7 +101,7 @@ def extract(
             model,
             [layer for layer, _ in asked],
             pool=_pooling(asked, pool),
-            options=_parse_options(options),
+            options=parse_options(options),
             batch_size=batch_size,
             limit=limit,
             overwrite=overwrite,
@@ -123,7 +130,7 @@ def _parse_layer(text: str) -> tuple[Layer, str | None]:
     return layer, pool if colon else None
 
 
-def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     """The backend's options: ``ema=false``, ``head={"mlp": [2048, 128]}``, ``names=order``."""
     options: dict[str, Any] = {}
     for text in texts:

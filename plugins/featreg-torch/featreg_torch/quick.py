@@ -28,13 +28,13 @@ class QuickShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         self._functions = _QuickFunctions()
 
     def __enter__(self) -> QuickShapes:
-        super().__enter__()
-        self._functions.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self._functions.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        self._functions.__exit__(*raised)
-        super().__exit__(*raised)
+        self._functions.__exit__(*raised)  # type: ignore[no-untyped-call]
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
