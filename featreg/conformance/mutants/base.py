@@ -71,6 +71,9 @@ class DoubleExtractor(BackendExtractor):
         self.features: tuple[FeatureInfo, ...] = inner.features
         self.weights_report: WeightsReport | None = inner.weights_report
 
+    def weights_identity(self) -> str | None:
+        return self.inner.weights_identity()
+
     @property
     def module(self) -> Any:
         return self.inner.module

@@ -80,6 +80,36 @@ class TurnsGradientsOff(DoubleExtractor):
         return self.inner.forward(batch)
 
 
+@mutant("state.framework", when=_has_torch)
+class TunesTheFramework(DoubleExtractor):
+    """Lets cuDNN choose among its kernels for everyone, as long as it is open."""
+
+    def __init__(self, inner: BackendExtractor, request: ExtractionRequest) -> None:
+        super().__init__(inner, request)
+        self.flags: Any = sys.modules["torch"].backends.cudnn
+        self.before = self.flags.benchmark
+        self.flags.benchmark = not self.before
+
+    def close(self) -> None:
+        self.flags.benchmark = self.before
+        self.inner.close()
+
+
+@mutant("state.framework", when=_has_torch)
+class LowersPrecision(DoubleExtractor):
+    """Lets products of float32 be less precise for everyone, as long as it is open."""
+
+    def __init__(self, inner: BackendExtractor, request: ExtractionRequest) -> None:
+        super().__init__(inner, request)
+        torch: Any = sys.modules["torch"]
+        self.before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium" if self.before == "highest" else "highest")
+
+    def close(self) -> None:
+        sys.modules["torch"].set_float32_matmul_precision(self.before)
+        self.inner.close()
+
+
 @mutant("state.exceptions")
 class SpoiltByRefusal(DoubleExtractor):
     """Looks at a batch before it is checked, and keeps what it saw."""
