@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from featreg.arrays import to_numpy
 from featreg.conformance.model import check
 from featreg.conformance.subject import Subject
 from featreg.errors import FeatregError
+
+
+def _lacking(look: Callable[[Any], Mapping[str, Any]], what: str) -> Callable[[Subject], str]:
+    """Why a check does not apply where the module has nothing of that kind; whoever declares gradients has it."""
+
+    def reason(subject: Subject) -> str:
+        if "grad" in subject.info.capabilities:
+            return ""
+        with subject.open(subject.layers[:1]) as extractor:
+            return "" if look(extractor.module) else f"extractor.module has no {what}"
+
+    return reason
 
 
 def _modes(module: Any) -> dict[str, bool]:
@@ -19,15 +32,7 @@ def _modes(module: Any) -> dict[str, bool]:
     return {}
 
 
-def _no_modes(subject: Subject) -> str:
-    """Whoever declares gradients has a module; of the others some have one all the same."""
-    if "grad" in subject.info.capabilities:
-        return ""
-    with subject.open(subject.layers[:1]) as extractor:
-        return "" if _modes(extractor.module) else "extractor.module has no modes"
-
-
-@check("state.evaluation", when=_no_modes)
+@check("state.evaluation", when=_lacking(_modes, "modes"))
 def evaluation(subject: Subject) -> None:
     """Every part of ``extractor.module`` is in evaluation mode, as opened and after a call.
 
@@ -57,15 +62,7 @@ def _parameters(module: Any) -> dict[str, Any]:
     return found
 
 
-def _no_parameters(subject: Subject) -> str:
-    """Whoever declares gradients has parameters; of the others some have a module with a state all the same."""
-    if "grad" in subject.info.capabilities:
-        return ""
-    with subject.open(subject.layers[:1]) as extractor:
-        return "" if _parameters(extractor.module) else "extractor.module has no parameters"
-
-
-@check("state.parameters", when=_no_parameters)
+@check("state.parameters", when=_lacking(_parameters, "parameters"))
 def parameters(subject: Subject) -> None:
     """Calls leave the parameters and buffers of ``extractor.module`` as they were, bit for bit, and no ``.grad``.
 
