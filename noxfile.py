@@ -37,6 +37,7 @@ SOURCES = ["fsspec", "h5py", "datasets"]  # what the extras remote, hdf5 and hug
 TESTING = [
     "pytest",
     "pytest-xdist",
+    "mypy",
     "hypothesis",
     "jsonschema",
     "psutil",
@@ -95,7 +96,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict typing of the core, of every plugin and of the zoo's sweep."""
-    install_everything(session, "mypy", *TESTING)
+    install_everything(session, *TESTING)
     session.run("mypy", *PACKAGES, env={"MYPYPATH": ":".join(PLUGINS)})
 
 

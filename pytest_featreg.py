@@ -14,6 +14,7 @@ import pytest
 
 PROPERTY, FIXTURE = "featreg", "featreg_conformance"
 VERDICTS = ("passed", "failed", "unexpected")
+_sessions: list[pytest.Config] = []
 ledgers = pytest.StashKey[dict[str, "Book"]]()
 
 
@@ -59,9 +60,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--featreg-models", metavar="GLOB", default="*", help="only these models")
 
 
+def is_active() -> bool:
+    """Whether a session of this process has this plugin, and with it the ledger."""
+    return bool(_sessions)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """An empty ledger."""
     config.stash[ledgers] = {}
+    _sessions.append(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The end of the ledger."""
+    if config in _sessions:
+        _sessions.remove(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

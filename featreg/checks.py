@@ -9,12 +9,14 @@ import numpy as np
 
 from featreg.arrays import Array, to_numpy
 from featreg.errors import BackendError, CapabilityError, InputError, LayerError
+from featreg.fields import as_pair
 from featreg.pooling import check_pool
 from featreg.spec import HEADS, LEVELS, ExtractionRequest, FeatureInfo, InputRule, ModelInfo, Size
 from featreg.synthetic import synthetic_seed
 
 __all__ = [
     "as_numpy_batch",
+    "as_size",
     "as_texts",
     "broken_contract",
     "check_batch",
@@ -106,6 +108,14 @@ def as_numpy_batch(images: Any) -> np.ndarray[Any, Any]:
     return batch if batch.dtype.isnative else batch.astype(batch.dtype.newbyteorder("="))
 
 
+def as_size(value: Any) -> Size:
+    """The size of an image; raises InputError for anything else."""
+    size = as_pair(value)
+    if not isinstance(size, tuple) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise InputError("not the size of an image", "(height, width), two positive whole numbers", repr(value))
+    return size[0], size[1]
+
+
 def check_batch(rule: InputRule, shape: Sequence[int], dtype: Any = "float32") -> None:
     """Raise InputError unless a batch of images of this shape and type may go in."""
     if len(shape) != 4:
@@ -115,6 +125,9 @@ def check_batch(rule: InputRule, shape: Sequence[int], dtype: Any = "float32") -
         raise InputError("wrong shape of a batch of images", f"(N, {rule.channels}, H, W){last}", str(tuple(shape)))
     rule.check(shape[2], shape[3])
     kind = str(getattr(dtype, "name", dtype)).rpartition(".")[2].lower()
+    if kind == "uint8" and rule.channels != 3:
+        expected = "floating point, scaled and normalised as the model wants it"
+        raise InputError(f"uint8 images are RGB, and the model takes {rule.channels} channels", expected, kind)
     if kind not in ("uint8", "float16", "bfloat16", "float32", "float64"):
         raise InputError("images of this type are not taken", "floating point, or uint8 RGB", kind)
 

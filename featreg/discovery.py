@@ -36,6 +36,12 @@ class Plugin:
         return f"{self.distribution} {self.version}".strip() or "an unnamed distribution"
 
 
+_BACKENDS_HOOK = "@hookimpl def featreg_backends() that yields BackendSpec objects"
+_CASES_HOOK = (
+    "@hookimpl def featreg_conformance_cases(backend) that yields featreg.plugin.Case objects of different names"
+)
+
+
 def find_plugins() -> list[Plugin]:
     """Every entry point of the group; one that is seen twice is one. Runs no plugin code and never raises for one."""
     return list(dict.fromkeys(map(_plugin, metadata.entry_points(group=PROJECT))))
@@ -50,7 +56,7 @@ def load_spec(plugin: Plugin) -> BackendSpec:
     except (Exception, SystemExit) as error:
         raise PluginHookError(
             f"the hooks of {plugin.target!r} (backend {plugin.name!r}, {plugin.owner}) do not work",
-            "@hookimpl def featreg_backends() that yields BackendSpec objects",
+            _CASES_HOOK if "hook 'featreg_conformance_cases'" in str(error) else _BACKENDS_HOOK,
             f"{type(error).__name__}: {error}",
             remedy=remedy,
         ) from error
@@ -87,7 +93,7 @@ def load_cases(plugin: Plugin) -> tuple[Case, ...]:
 def _bad_cases(plugin: Plugin, got: str) -> PluginHookError:
     return PluginHookError(
         f"the conformance cases of {plugin.target!r} (backend {plugin.name!r}, {plugin.owner}) cannot be had",
-        "@hookimpl def featreg_conformance_cases(backend) that yields featreg.plugin.Case objects of different names",
+        _CASES_HOOK,
         got,
         remedy=f"report it to the authors of {plugin.distribution or plugin.target}",
     )

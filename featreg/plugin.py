@@ -116,9 +116,10 @@ class BackendExtractor(ABC):
 
         They do where they are None (the backend's seeded random weights), synthetic or a tag of the library. Of a file
         or a folder it is a hash of the content (:func:`watch_path`), of a module of the caller's own one of its state
-        as it is now (:func:`identify_state`), of a hub's repository the revision that was loaded. Any two that may give
-        other features have other identities. It is asked for where features are stored, and may take as long as reading
-        the weights once more.
+        as it is now (:func:`identify_state`), of a hub's repository the revision that was loaded. Weights that were
+        changed since they were loaded, as by training :attr:`module`, are no longer what the request says. Any two that
+        may give other features have other identities. It is asked for where features are stored, and may take as long
+        as reading the weights once more.
         """
         return None
 
@@ -190,13 +191,26 @@ class Backend(ABC):
         Raises InputError for a size that the model does not take.
         """
 
-    def nodes(self, model: str, input_size: Size | None = None, train: bool = False) -> Sequence[NodeInfo]:
-        """Every native name of a model that a request may ask for, in the library's order, with its output's shape.
+    def info_for(self, request: ExtractionRequest, input_size: Size | None = None) -> ModelInfo:
+        """The model as :meth:`open` makes it with the ``weights``, ``output_stride`` and ``options`` of a request.
 
-        ``train`` asks for the names in training mode, where they differ.
+        As :meth:`info`, no weights are loaded; the layers of the request do not count. A backend where none of these
+        change what is described need not have it.
+        """
+        raise errors.CapabilityError(
+            f"this backend describes {request.model!r} by its name alone",
+            "no weights, output_stride or options",
+            remedy="open the model: the info of the extractor that featreg.create_extractor gives is what was opened",
+        )
+
+    def nodes(self, model: str, input_size: Size | None = None, train: bool = False) -> Sequence[NodeInfo]:
+        """Every native name of a model in the library's order, with the shape that asking for it as a layer gives.
+
+        None is the shape of those that cannot be asked for. ``train`` asks for the names in training mode, where they
+        differ.
         """
         info = self.info(model, input_size)
-        named = {feature.name: feature for feature in reversed(info.features)}
+        named = {feature.name: feature for feature in (*reversed(info.features), *info.native)}
         return tuple(
             NodeInfo(name, shape=named[name].shape(1, *info.input_size)[1:])
             for name in dict.fromkeys(feature.name for feature in info.features)

@@ -5,7 +5,8 @@ on the seed, on the canonical name of its weight and on the shape: not on the fr
 platform or on the version of NumPy. Philox (Salmon et al. 2011, doi:10.1145/2063384.2063405) counts from a key, which
 holds seed and name; its words are made into numbers by whole-number arithmetic and one rounding.
 
-The canonical name is torchvision's where a plugin's ``canonical_names.toml`` leads there, else the library's own.
+The canonical name is torchvision's where a plugin's ``canonical_names.toml`` leads there, else the library's own. With
+``[2/3]`` before its last dot, or at its end, it names a part of a weight: the second of three equal parts of its rows.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -32,6 +34,7 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 PREFIX = "synthetic:"
 
 _CHUNK = 1 << 15  # words at a time, which stay in the processor's cache
+_PART = re.compile(r"\[(?P<part>[1-9]\d*)/(?P<parts>[1-9]\d*)\](?=\.[^.]*$|$)")
 _QUARTERS, _HALF = np.uint64(0x0000FFFF0000FFFF), np.uint64(0xFFFFFFFF)
 _MEAN = 2 * 0xFFFF
 _DEVIATION = math.sqrt(4 * (2**32 - 1) / 12)
@@ -77,17 +80,39 @@ def draw_weight(seed: int, name: str, shape: Sequence[int]) -> Floats:
 
     The distribution is that of the sum of four uniform numbers: close to normal, and never beyond 3.5 deviations.
 
+    A name with ``[k/n]`` gives the k-th part of the weight that has n times as many rows: what one library keeps as one
+    weight (query, key and value), others keep as several. Raises SpecError for a part beyond the last.
+
     The variance was measured on the architectures of ``specs/``. With 1 residual networks grow, EfficientNetV2 to 1e7,
     and their gates turn rounding into other features; with 2 what shows of the image fades on the way.
     """
+    name, before = _whole(name)
     mean, deviation = _moments(name, tuple(shape))
     count = math.prod(shape)
     generator = np.random.Philox(key=np.array([seed, _hashed(name)], dtype=np.uint64))
+    _skip(generator, before * count)
     values = np.empty(count, dtype=np.float32)
     for start in range(0, count, _CHUNK):
         part = values[start : start + _CHUNK]
         part[:] = _sums(generator.random_raw(len(part))) * (deviation / _DEVIATION) + mean
     return values.reshape(tuple(shape))
+
+
+def _whole(name: str) -> tuple[str, int]:
+    """The name of the weight that a name stands for a part of, and how many parts come before."""
+    found = _PART.search(name)
+    if found is None:
+        return name, 0
+    part, parts = int(found["part"]), int(found["parts"])
+    if part > parts:
+        raise SpecError(f"{name!r} names a part beyond the last", f"[1/{parts}] to [{parts}/{parts}]", found[0])
+    return name[: found.start()] + name[found.end() :], part - 1
+
+
+def _skip(generator: np.random.Philox, words: int) -> None:
+    """Leave out the words of a stream from its beginning; the counter makes four at a time."""
+    generator.advance(words // 4)
+    generator.random_raw(words % 4)
 
 
 def _hashed(name: str) -> int:

@@ -45,20 +45,43 @@ def reading_weights(path: str, convert: str = "") -> Iterator[Path]:
         yield _with_suffix(file)
     except FeatregError:
         raise
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
+    except Exception as error:
+        if content := _other_content(file):  # what a framework made of it says nothing
+            raise WeightsError(
+                f"{path!r} holds no weights",
+                f"a checkpoint: {', '.join(SUFFIXES)}",
+                content,
+                remedy="fetch the file again: what should have led to it, or an empty file, lies in its place",
+            ) from None
+        raise _refusal(path, convert, error) from error
+
+
+def _refusal(path: str, convert: str, error: Exception) -> WeightsError:
+    if isinstance(error, pickle.UnpicklingError):
+        return WeightsError(
             f"{path!r} holds more than tensors, and pickled objects are not loaded",
             "a state_dict saved by torch.save, or safetensors",
             _first_line(error),
             remedy="where you trust the file, convert it: content = torch.load(path, weights_only=False), then "
             f"torch.save the state_dict in it alone{convert}",
-        ) from error
-    except Exception as error:
-        raise WeightsError(
-            f"{path!r} cannot be read as a checkpoint",
-            f"one of {', '.join(SUFFIXES)}",
-            f"{type(error).__name__}: {_first_line(error)}",
-        ) from error
+        )
+    return WeightsError(
+        f"{path!r} cannot be read as a checkpoint",
+        f"one of {', '.join(SUFFIXES)}",
+        f"{type(error).__name__}: {_first_line(error)}",
+        remedy="check that the file is whole, and that its suffix says what it is",
+    )
+
+
+def _other_content(file: Path) -> str:
+    """What a file is that cannot hold weights: empty, or text, such as a pointer of Git LFS or a page."""
+    with file.open("rb") as opened:
+        start = opened.read(256)
+    if not start:
+        return "an empty file"
+    text = start.decode("ascii", "ignore")
+    written = start.isascii() and all(char.isprintable() or char.isspace() for char in text)
+    return f"text, beginning with {text.strip().splitlines()[0][:40]!r}" if written and text.strip() else ""
 
 
 def read_npz(file: Path) -> dict[str, np.ndarray[Any, Any]]:

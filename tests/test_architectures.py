@@ -4,6 +4,7 @@ The expected values are the tables in ``specs/architectures``, which were read o
 """
 
 import json
+from fnmatch import filter as matching
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,29 @@ TABLES = {
     for path in sorted((Path(__file__).parent.parent / "specs" / "architectures").glob("*.json"))
 }
 CASES = [(name, backend) for name, table in TABLES.items() for backend in table["backends"]]
+ABSENT = [(name, backend) for name, table in TABLES.items() for backend in table.get("absent", {})]
+EVERYWHERE = {"torchvision", "timm", "mindspore", "transformers"}
 RUN_IN_FULL = {
-    "resnet50": {"torchvision", "timm", "mindspore"},
-    "convnext_tiny": {"torchvision", "timm", "mindspore"},
-    "mobilenet_v2": {"torchvision", "timm", "mindspore"},
+    "resnet50": EVERYWHERE,
+    "convnext_tiny": EVERYWHERE,
+    "mobilenet_v2": EVERYWHERE,
     "mobilenet_v3_large": {"torchvision", "timm", "mindspore"},
-    "efficientnet_b0": {"torchvision", "timm", "mindspore"},
-    "vgg16": {"torchvision", "timm"},
-    "densenet121": {"torchvision", "timm"},
+    "efficientnet_b0": EVERYWHERE,
+    "vgg16": {"torchvision", "timm", "mindspore"},
+    "densenet121": {"torchvision", "timm", "mindspore"},
     "regnet_y_800mf": {"torchvision", "timm"},
-    "swin_t": {"torchvision", "timm"},
-    "vit_b_16": {"torchvision", "timm"},
+    "swin_t": EVERYWHERE,
+    "vit_b_16": EVERYWHERE,
 }
+LACKING = {
+    "densenet121": "*densenet*",
+    "efficientnet_v2_s": "*efficientnet*v2*",
+    "mobilenet_v3_large": "*mobilenet*v3*",
+    "mobilenet_v3_small": "*mobilenet*v3*",
+    "resnext50": "*resnext*",
+    "vgg16": "*vgg*",
+}
+"""What transformers would call the architectures that it does not have."""
 
 
 @pytest.mark.parametrize(("name", "backend"), CASES)
@@ -46,6 +58,30 @@ def test_described_levels_are_those_of_the_table(name, backend):
         assert {level: feature.name for level, feature in found.items()} == entry["names"]
     if "indices" in entry:
         assert {level: feature.index for level, feature in found.items()} == entry["indices"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_speaks_of_every_library(name):
+    assert {*TABLES[name]["backends"], *TABLES[name].get("absent", {})} == EVERYWHERE
+    assert not set(TABLES[name]["backends"]) & set(TABLES[name].get("absent", {}))
+
+
+@pytest.mark.parametrize(("name", "backend"), ABSENT)
+def test_who_is_absent_has_no_such_network(name, backend):
+    """The model that comes nearest has other levels; where none is named, the library has nothing of that name."""
+    nearest = TABLES[name]["absent"][backend].get("model")
+    if nearest is None:
+        assert backend == "transformers"
+        assert not matching(featreg.list_models(backend), LACKING[name])
+        return
+    features = featreg.describe(f"{backend}:{nearest}", input_size=(224, 224)).features
+    found = {feature.level: feature.channels for feature in features if feature.level is not None}
+    expected = {level["level"]: level["channels"] for level in TABLES[name]["levels"]}
+    assert list(found) == list(expected)
+    differing = [level for level in expected if found[level] != expected[level]]
+    assert differing
+    for level in differing:
+        assert level in TABLES[name]["absent"][backend]["why"]
 
 
 @pytest.mark.parametrize("name", RUN_IN_FULL)

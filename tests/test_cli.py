@@ -37,7 +37,8 @@ BACKEND = """
                 FeatureInfo("pool", 1234, None, "vector", head="pooled"),
             ]
             preprocess = Preprocess((256, 256), (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-            return ModelInfo("{name}", model, input_size or (8, 8), features, preprocess, rule, ["cuda", "grad"])
+            told = input_size or (8, 8), features, preprocess, rule, ["cuda", "grad"]
+            return ModelInfo("{name}", model, *told, native=[FeatureInfo("block", 6, 4, "tokens"), features[2]])
 
     @hookimpl
     def featreg_backends():
@@ -199,6 +200,7 @@ def test_describe_table() -> None:
         ["-", "1", "odd", "map", "6", "8", "-"],
         ["tokens", "-", "norm", "tokens", "7", "4", "(N, 7, 7)"],
         ["pooled", "-", "pool", "vector", "1234", "-", "(N, 1234)"],
+        ["block", "-", "block", "tokens", "6", "4", "(N, 6, 6)"],
     ]
 
 
@@ -214,13 +216,28 @@ def test_describe_json() -> None:
 
 def test_describe_says_how_a_network_deviates(plugins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     said = ["it pads as TensorFlow does", "it adds 0.001 to the variance"]
-    source = BACKEND.format(name="odd").replace('["cuda", "grad"])', f'["cuda"], {said!r})')
+    source = BACKEND.format(name="odd").replace('["cuda", "grad"]', f'["cuda"], {said!r}')
     plugins.backend("odd", source)
     monkeypatch.setenv("FEATREG_ONLY", "odd")
     fields = run("describe", "odd:net-s").stdout.partition("\n\n")[0]
     assert " ".join(fields.split()).endswith(f"deviations {said[0]}; {said[1]}")
     found = json.loads(run("describe", "odd:net-s", "--json").stdout)
     assert found["deviations"] == said
+
+
+def test_describe_takes_what_opening_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    described = featreg.describe("numpy:tinynet")
+
+    def describe(*arguments: Any, **fields: Any) -> featreg.ModelInfo:
+        asked.append((arguments, fields))
+        return described
+
+    monkeypatch.setattr("featreg.describe", describe, raising=False)
+    run("describe", "numpy:tinynet", "--option", "img_size=256", "--output-stride", "8", "--weights", "default")
+    run("describe", "numpy:tinynet")
+    fields = {"options": {"img_size": 256}, "output_stride": 8, "weights": "default"}
+    assert asked == [(("numpy:tinynet", None), fields), (("numpy:tinynet", None), {})]
 
 
 def from_plain(plain: dict[str, Any]) -> featreg.ModelInfo:

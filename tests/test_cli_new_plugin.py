@@ -105,10 +105,21 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     assert not list((tmp_path / "featreg-acme").iterdir())
 
 
-def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("into", ["file", "gone", "gone/deeper"])
+def test_a_place_that_is_no_folder_is_refused_and_not_made(into: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    with pytest.raises(errors.RequestError, match="there is no folder"):
+        render_plugin("acme", tmp_path / into)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("featreg.cli.new_plugin._copier", lambda: full)
     with pytest.raises(errors.RequestError, match="cannot be written"):
-        render_plugin("acme", tmp_path / "file")
+        render_plugin("acme", tmp_path)
 
 
 def test_without_copier_the_pip_line_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

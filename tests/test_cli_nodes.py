@@ -54,12 +54,12 @@ def test_nested_names_and_nodes_without_a_tensor(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("featreg.list_nodes", list_nodes, raising=False)
     assert run("numpy:tinynet", "--tree", "--train").stdout.splitlines() == [
-        "native name       type   shape      layer",
-        "----------------  -----  ---------  -----",
-        "├── stage1        Stage             C1",
+        "native name       type   shape        layer",
+        "----------------  -----  -----------  -----",
+        "├── stage1        Stage  not a layer  C1",
         "│   └── 0",
         "│       └── conv  Conv   (8, 4, 4)",
-        "└── split         Split",
+        "└── split         Split  not a layer",
     ]
     assert asked == [(("numpy:tinynet", None), {"train": True})]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,26 @@ def test_tests_that_are_skipped_from_outside_make_the_session_fail(tmp_path: Pat
     assert done.returncode == 1
     assert "failed" not in done.stdout.splitlines()[-1]
     assert "LOST" in done.stdout
+
+
+@pytest.mark.parametrize("autoload", [True, False])
+def test_a_session_without_the_plugin_is_red_before_it_begins(tmp_path: Path, autoload: bool) -> None:
+    """Who leaves the ledger out could skip every test and be green."""
+    write(tmp_path, "test_conformance.py", SUITE.format(arguments=""))
+    write(tmp_path, "conftest.py", SKIPPING.format(which=""))
+    environment = {**os.environ, **({} if autoload else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})}
+    blocked = ["-p", "no:featreg"] if autoload else []
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *blocked]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    done = run()
+    assert done.returncode != 0, done.stdout
+    assert "the ledger of the conformance suite is not kept" in done.stdout
+    assert run("-p", "pytest_featreg", "--collect-only").returncode == 0
 
 
 def test_expected_failures_are_strict(tmp_path: Path) -> None:

@@ -11,21 +11,23 @@ from typing import Any
 
 import attrs
 import pytest
+from packaging.version import Version
 
 from featreg.case import Case
 from featreg.conformance import checks as checks_package
-from featreg.conformance import make_plan, model, run_plan, self_test
+from featreg.conformance import make_plan, model, planning, run_plan, self_test
 from featreg.conformance import mutants as mutants_package
 from featreg.conformance.model import all_checks
-from featreg.conformance.mutants.base import Double, Mutant, all_mutants
+from featreg.conformance.mutants.base import Double, Mutant, MutantRegistry, all_mutants
 from featreg.conformance.page import living, render_mutants
 from featreg.conformance.planning import Plan
 from featreg.conformance.reports import verdict_dict
 from featreg.conformance.running import Report
 from featreg.conformance.subject import Subject
+from featreg.hookspecs import BackendSpec
 from featreg.registry import Registry
 
-HELPERS = {"base", "greedy", "heavy"}
+HELPERS = {"base", "greedy", "heavy", "noisy"}
 """Modules of the mutants that register none."""
 
 
@@ -130,6 +132,40 @@ def test_an_outcome_that_is_entered_twice_is_red(plan: Plan) -> None:
     report = run_plan(two)
     assert report.is_green
     assert not Report.of(two, [*report.outcomes, *report.outcomes[:1]]).is_green
+
+
+# --- the declared range of specification versions ---------------------------------------------------------------------
+
+
+class Declaring(MutantRegistry):
+    """The installed backends; the reference one is broken, and declares another range of versions."""
+
+    def __init__(self, declared: str, mutant: str) -> None:
+        (found,) = [one for one in all_mutants() if one.name == mutant]
+        super().__init__(Registry({}), "numpy", found)
+        self.declared_range = declared
+
+    def spec(self, name: str) -> BackendSpec:
+        return attrs.evolve(super().spec(name), spec=self.declared_range)
+
+
+@pytest.mark.parametrize("declared", [">=0.5,<2", "<2", ">=1.0.5,<2", "~=0.9"])
+def test_a_version_that_never_was_switches_nothing_off(declared: str) -> None:
+    """Were the lower end taken at its word, every check would be of a later version, and a preview."""
+    plan = make_plan("numpy", registry=Declaring(declared, "Rescaled"), checks=["values.oracle"])
+    report = run_plan(plan)
+    assert [(outcome.status, outcome.preview) for outcome in report.outcomes] == [("failed", False)]
+    assert not report.is_green
+    assert not run_plan(attrs.evolve(plan, faults=())).is_green, "by the values alone"
+    assert not run_plan(attrs.evolve(plan, items=())).is_green, "by the range alone"
+    assert "declare '>=1.0,<2'" in report.faults[0]
+
+
+def test_a_later_version_is_judged_by_the_latest_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "VERSIONS", (Version("1.0"), Version("1.1"), Version("1.4")))
+    declared = {">=1.0,<2": "1.0", ">=1.1,<2": "1.1", ">=1.3,<2": "1.1", "~=1.9": "1.4", ">=0.5,<2": "1.0"}
+    assert {text: str(planning.written_for(text)) for text in declared} == declared
+    assert [text for text in declared if planning.range_faults(text)] == [">=1.3,<2", "~=1.9", ">=0.5,<2"]
 
 
 # --- the page of mutants ----------------------------------------------------------------------------------------------

@@ -135,19 +135,26 @@ def test_every_mutant_of_texts_is_killed_by_the_check_that_names_it(mutant: Any,
 
 def test_a_failure_with_texts_is_a_bug_report_whose_snippet_runs_on_texts(plan: Plan) -> None:
     (verdict,) = self_test(plan, mutants=[mutant for mutant in MUTANTS if mutant.name == "NormalisedTexts"])
-    lines = verdict.message.split("reproduce:\n")[1].splitlines()
-    assert [line.strip() for line in lines][:4] == [
-        "import featreg",
+    lines = [line.strip() for line in verdict.message.partition("reproduce:\n")[2].splitlines()]
+    assert lines[0] == "import featreg, numpy as np"
+    assert lines[2:4] == [
         "texts = ['a cat', 'two dogs on a sofa', 'the sea']",
         "extractor = featreg.create_extractor('numpy:towers', ['text_embedding'])",
-        "features = extractor(texts); features['text_embedding']",
     ]
+    assert "assert np.allclose(got, wanted" in verdict.message
 
 
 def test_without_an_oracle_and_a_scale_their_checks_do_not_apply() -> None:
     plan = make_plan("numpy", registry=Towered(Case("towers", ["embedding"], (8, 8))), checks=CHECKS)
     assert {left.check.id for left in plan.left} == {"text.values", "text.logits"}
     assert not any(left.skipped for left in plan.left)
+
+
+def test_a_case_without_an_oracle_of_texts_is_told_and_fails_nothing() -> None:
+    plan = make_plan("numpy", registry=Towered(Case("towers", ["embedding"], (8, 8))), checks=["text.has_oracle"])
+    report = run_plan(plan)
+    assert report.is_green
+    assert [outcome.check.id for outcome in report.warnings] == ["text.has_oracle"]
 
 
 @pytest.mark.parametrize(

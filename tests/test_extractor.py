@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -594,10 +596,40 @@ def test_describe_and_list() -> None:
 
 
 @pytest.mark.usefixtures("only_fake")
+def test_describe_as_it_would_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(errors.CapabilityError, match="by its name alone") as caught:
+        featreg.describe("fake:net", options={"img_size": 256})
+    assert "create_extractor" in caught.value.remedy
+    with pytest.raises(errors.SpecError, match="no such argument: dtype"):
+        featreg.describe("fake:net", dtype="float16")
+    asked = []
+
+    def info_for(self: Backend, request: ExtractionRequest, size: Any) -> ModelInfo:
+        asked.append((request.model, request.weights, request.output_stride, dict(request.options), size))
+        return INFO
+
+    monkeypatch.setattr(OneBackend, "info_for", info_for)
+    assert featreg.describe("fake:net", (8, 8), weights="tag", output_stride=8, options={"a": 1}) is INFO
+    assert asked == [("net", "tag", 8, {"a": 1}, (8, 8))]
+    with pytest.raises(errors.InputError):
+        featreg.describe("fake:net", (9, 8), options={"a": 1})
+
+
+@pytest.mark.usefixtures("only_fake")
 @pytest.mark.parametrize("size", [(0, 8), (8,), (8, 8, 3), (8.0, 8), (True, 8), 8, "88", (9, 8), (4, 4)])
 def test_describe_at_a_size_that_does_not_fit(size: Any) -> None:
     with pytest.raises(errors.InputError):
         featreg.describe("fake:net", size)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_an_extractor_is_not_copied_and_its_request_is(copied: Callable[[Any], Any]) -> None:
+    with open_net("C1") as extractor:
+        with pytest.raises(errors.CapabilityError, match="neither copied nor pickled") as caught:
+            copied(extractor)
+        assert "create_extractor(extractor.request)" in caught.value.remedy
+        assert copied(extractor.request)
+        assert extractor(images())
 
 
 def test_extractor_is_released() -> None:

@@ -496,3 +496,24 @@ def test_real_plugins_declare_themselves_without_a_framework() -> None:
     assert not {f"'{name}'" for name in ("torch", "torchvision", "timm", "open_clip", "mindspore")} & set(
         modules.strip("[]\n").split(", ")
     )
+
+
+def test_a_hook_of_another_signature_is_told_its_own(plugins: Any) -> None:
+    plugins.backend(
+        "acme",
+        """
+        from featreg.plugin import BackendSpec, hookimpl
+
+        @hookimpl
+        def featreg_backends():
+            yield BackendSpec("acme", "a:B")
+
+        @hookimpl
+        def featreg_conformance_cases(backend, size):
+            return []
+        """,
+    )
+    with pytest.raises(errors.PluginHookError) as caught:
+        Registry({}).spec("acme")
+    assert caught.value.expected.startswith("@hookimpl def featreg_conformance_cases(backend) that yields")
+    assert "size" in caught.value.got

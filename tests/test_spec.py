@@ -233,6 +233,17 @@ def test_blocks_are_the_indices_of_a_model_of_one_stride() -> None:
         INFO.resolve("block.0")
 
 
+def test_a_native_name_stands_for_what_the_module_gives_and_a_block_for_the_map() -> None:
+    blocks = [FeatureInfo(f"blocks.{k}", 8, 16, "map", index=k, level="C4" if k == 1 else None) for k in range(2)]
+    tokens = [FeatureInfo(f"blocks.{k}", 8, 16, "tokens", prefix_tokens=1, class_token=True) for k in range(2)]
+    plain = attrs.evolve(INFO, features=blocks, native=tokens, input_rule=InputRule(fixed=(224, 224)))
+    assert plain.resolve("blocks.1").shape(1, 224, 224) == (1, 197, 8)
+    assert [plain.resolve(layer).shape(1, 224, 224) for layer in ("block.1", "C4", 1)] == [(1, 8, 14, 14)] * 3
+    with pytest.raises(InputError):
+        plain.resolve("blocks.1").shape(1, 225, 225)
+    assert attrs.evolve(plain, native=()).resolve("blocks.1") == plain.features[1]
+
+
 def test_keys() -> None:
     assert INFO.keys == ("C1", "C2", "features", "pooled")
     assert INFO.id == "timm:net"

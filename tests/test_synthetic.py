@@ -103,6 +103,21 @@ def test_a_long_weight_is_one_stream() -> None:
     np.testing.assert_array_equal(found, (np.array(expected) * (0.02 / UNIT)).astype(np.float32))
 
 
+@pytest.mark.parametrize(("shape", "parts"), [((6, 5), 3), ((9,), 3), ((3, 7, 1, 1), 2)])
+def test_parts_of_a_weight_are_its_rows(shape: tuple[int, ...], parts: int) -> None:
+    whole = draw_weight(2, "attn.qkv.weight", (parts * shape[0], *shape[1:]))
+    drawn = [draw_weight(2, f"attn.qkv[{part + 1}/{parts}].weight", shape) for part in range(parts)]
+    np.testing.assert_array_equal(np.concatenate(drawn), whole)
+
+
+def test_a_part_may_be_named_at_the_end() -> None:
+    """As torch's ``in_proj_bias``, whose name has no kind behind a dot."""
+    whole = draw_weight(2, "attn.in_proj_bias", (12,))
+    np.testing.assert_array_equal(draw_weight(2, "attn.in_proj_bias[2/3]", (4,)), whole[4:8])
+    with pytest.raises(errors.SpecError, match="beyond the last"):
+        draw_weight(2, "attn.in_proj_bias[4/3]", (4,))
+
+
 def test_neither_order_nor_neighbours_matter() -> None:
     names = ["a.weight", "b.weight", "a.bias"]
     forward = {name: draw_weight(3, name, (4, 5)) for name in names}

@@ -45,7 +45,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(name, got, tmp_path):
 
 
 def test_a_pickle_says_how_it_is_converted(tmp_path):
-    (tmp_path / "w.pth").touch()
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02")
     with (
         pytest.raises(WeightsError, match="more than tensors") as caught,
         reading_weights(str(tmp_path / "w.pth"), "!"),
@@ -57,12 +57,35 @@ def test_a_pickle_says_how_it_is_converted(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError("bad\nheader"), ValueError()])
 def test_whatever_goes_wrong_is_chained_and_errors_of_ours_are_left(error, tmp_path):
-    (tmp_path / "w.pth").touch()
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02")
     with pytest.raises(WeightsError, match="cannot be read") as caught, reading_weights(str(tmp_path / "w.pth")):
         raise error
     assert caught.value.__cause__ is error
+    assert "its suffix" in caught.value.remedy
     with pytest.raises(CapabilityError), reading_weights(str(tmp_path / "w.pth")):
         raise CapabilityError("ours")
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (b"", "an empty file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "text, beginning with 'version https://git-lfs.",
+        ),
+        (b"\n  <!DOCTYPE html>\n<html>", "text, beginning with '<!DOCTYPE html>'"),
+    ],
+)
+@pytest.mark.parametrize("error", [KeyError(101), pickle.UnpicklingError("no"), EOFError()])
+def test_what_is_no_file_of_weights_is_called_what_it_is(content, got, error, tmp_path):
+    """torch says ``KeyError: 101`` of a text that begins with an h."""
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match="holds no weights") as caught, reading_weights(str(tmp_path / "w.pth")):
+        raise error
+    assert caught.value.got.startswith(got)
+    assert "fetch the file again" in caught.value.remedy
+    assert caught.value.__suppress_context__, "no framework's traceback comes first"
 
 
 def test_arrays_come_by_name_and_objects_do_not(tmp_path):

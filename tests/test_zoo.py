@@ -425,6 +425,20 @@ def test_oracles_say_when_the_library_refuses(oracle_of):
         oracle_of(lambda *_: 1 // 0).shapes(["1"], (5, 9))
 
 
+def test_tensors_with_values_say_what_is_beyond_a_table(oracle_of):
+    import torch
+
+    def look_up(network, images):
+        places = torch.arange(images.shape[3], device=images.device)
+        return network(images) + torch.zeros(8, device=images.device)[places].sum()
+
+    oracle = oracle_of(look_up)
+    assert dict(oracle.shapes(["1"], (5, 9))) == {"1": (3, 8, 3, 5)}
+    oracle.confirm((5, 8))
+    with pytest.raises(RawRefusal, match="IndexError"):
+        oracle.confirm((5, 9))
+
+
 def test_in_place_operations_do_not_overwrite_what_an_oracle_keeps(oracle_of):
     images = np.random.default_rng(0).standard_normal((2, 3, 4, 4), dtype=np.float32)
     values = oracle_of(lambda network, images: network(images)).values(["0", "1"], images)
@@ -707,6 +721,28 @@ def test_a_rule_that_is_not_kept_or_too_strict_is_found(judging, monkeypatch):
     record = judging.Judge(task, describe=strict, open_extractor=Zeros).record()
     assert record.status == "exact"
     assert [check.outcome for check in record.sizes] == ["exact", "stricter", "stricter"]
+
+
+def test_a_size_that_the_library_refuses_once_there_are_values_is_rightly_refused(judging):
+    import featreg
+
+    def strict(model, size=None):
+        InputRule(fixed=(176, 176)).check(*(size or (176, 176)))
+        return attrs.evolve(featreg.describe(model, size), input_rule=InputRule(fixed=(176, 176)))
+
+    def opened(backend, model):
+        oracle = judging.open_oracle(backend, model)
+        oracle.confirm = refuse
+        return oracle
+
+    def refuse(size):
+        raise RawRefusal("IndexError")
+
+    record = judging.Judge(
+        Task("timm", "resnet10t"), describe=strict, open_extractor=Zeros, open_oracle=opened
+    ).record()
+    assert [check.outcome for check in record.sizes] == ["exact", "refused", "refused"]
+    assert record.status == "exact"
 
 
 def test_values_of_another_module_are_found(judging):

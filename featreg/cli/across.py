@@ -37,7 +37,5 @@ def _summary(matrix: Matrix) -> str:
     cells = [cell for row in matrix.rows for cell in row.cells]
     counts = {verdict: sum(cell.verdict == verdict for cell in cells) for verdict in ("equal", "deviates", "differs")}
     held = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    red = sum(row.is_red for row in matrix.rows)
     lines = [*matrix.faults, f"{len(matrix.rows)} rows, levels held against the first backend's: {held or 'none'}"]
-    fault = f"the backends do not agree ({red} red row{'' if red == 1 else 's'})"
-    return "\n".join([*lines, "the backends agree" if matrix.is_green else fault])
+    return "\n".join([*lines, matrix.headline])

@@ -10,6 +10,7 @@ import attrs
 import click
 
 import featreg
+from featreg.cli.extract import option_option, parse_options, stride_option, weights_option
 from featreg.cli.tables import format_fields, format_table
 from featreg.errors import FeatregError, InputError, MissingDependencyError, UnknownModelError
 from featreg.hookspecs import BackendSpec
@@ -154,32 +155,32 @@ def models(backend: str, pattern: str, as_json: bool) -> None:
 @click.command()
 @click.argument("model", metavar="BACKEND:MODEL")
 @size_option
+@weights_option
+@stride_option
+@option_option
 @json_option
-def describe(model: str, size: tuple[int, int] | None, as_json: bool) -> None:
+def describe(model: str, size: tuple[int, int] | None, as_json: bool, options: tuple[str, ...], **fields: Any) -> None:
     """Show every layer of a model.
 
-    What to ask for, what it gives, and its shape for images of a size.
+    What to ask for, what it gives, and its shape for images of a size: as it would be opened, without loading weights.
     """
-    info = featreg.describe(model, size)
+    asked = {**fields, "options": parse_options(options) or None}
+    info = featreg.describe(model, size, **{name: value for name, value in asked.items() if value is not None})
     if as_json:
         from featreg.serialize import to_dict
 
         print_json({**to_dict(info), "shapes": [_shape(feature, info) for feature in info.features]})
         return
     click.echo(_header(info))
-    rows = [
-        (
-            feature.level or feature.head,
-            feature.index,
-            feature.name,
-            feature.kind,
-            feature.channels,
-            feature.reduction,
-            _shape_text(_shape(feature, info)),
-        )
-        for feature in info.features
-    ]
+    native = [feature for feature in info.native if feature not in info.features]
+    rows = [_row(feature.level or feature.head, feature, info) for feature in info.features]
+    rows += [_row(feature.name, feature, info) for feature in native]
     click.echo("\n" + format_table(("layer", "index", "native name", "kind", "channels", "reduction", "shape"), rows))
+
+
+def _row(layer: str | None, feature: FeatureInfo, info: ModelInfo) -> tuple[str | int | None, ...]:
+    shape = _shape_text(_shape(feature, info))
+    return layer, feature.index, feature.name, feature.kind, feature.channels, feature.reduction, shape
 
 
 def _shape(feature: FeatureInfo, info: ModelInfo) -> list[str | int] | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ from click.core import ParameterSource
 
 from featreg.cli.across import compare_backends, matrix_json, matrix_page
 from featreg.cli.tables import format_table
+from featreg.conformance.draws import choosing
 from featreg.conformance.model import Check, Outcome, all_checks, find_check
 from featreg.conformance.planning import Plan, make_plan
 from featreg.conformance.reports import badge_svg, html_page, junit_xml, report_dict, verdict_dict, verdict_lines
@@ -45,6 +47,8 @@ def _path_option(name: str, metavar: str, text: str) -> Callable[[Command], Comm
 @click.option("--self-test", "test_kit", is_flag=True, help="Break the backend on purpose: do the cases notice?")
 @click.option("--across", is_flag=True, help="Hold the backends against each other instead, on the same weights.")
 @click.option("--architecture", metavar="NAME", help="With --across: only this architecture.")
+@click.option("--max-examples", type=click.IntRange(min=1), metavar="N", help="Draw so many sizes and batches a check.")
+@click.option("--hypothesis-seed", type=int, metavar="N", help="Draw others than the usual ones, from this seed.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="With --across: the weights' seed.  [default: 0]")
 @click.pass_context
 def conform(  # noqa: PLR0917  (click passes them by name)
@@ -59,6 +63,8 @@ def conform(  # noqa: PLR0917  (click passes them by name)
     test_kit: bool,
     across: bool,
     architecture: str | None,
+    max_examples: int | None,
+    hypothesis_seed: int | None,
     seed: int | None,
     **paths: Path | None,
 ) -> None:
@@ -70,6 +76,7 @@ def conform(  # noqa: PLR0917  (click passes them by name)
     With --across no backend is named: every installed one that has an architecture of the tables is given the same
     weights, and the exit code is 1 where two of them differ and do not say so.
     """
+    _hold_writable(*(path for path in paths.values() if path is not None))
     if across:
         ctx.exit(int(not _compare(ctx, architecture, seed or 0, paths)))
     if architecture is not None or seed is not None:
@@ -79,8 +86,11 @@ def conform(  # noqa: PLR0917  (click passes them by name)
         return
     if backend is None:
         raise click.UsageError("Missing argument 'BACKEND'.")
+    if test_kit and any(path is not None for name, path in paths.items() if name != "json_path"):
+        raise click.UsageError("--self-test takes --json, not --html, --junit or --badge.")
     plan = make_plan(backend, xfails=xfails, models=models, checks=checks)
-    green = _try_mutants(plan, paths["json_path"]) if test_kit else _judge(plan, paths)
+    with choosing(max_examples, hypothesis_seed):
+        green = _try_mutants(plan, paths["json_path"]) if test_kit else _judge(plan, paths)
     ctx.exit(int(not green))
 
 
@@ -94,10 +104,8 @@ def _compare(ctx: click.Context, architecture: str | None, seed: int, paths: dic
     if given:
         raise click.UsageError(f"--across takes --architecture, --seed, --json and --html, not {', '.join(given)}.")
     matrix = compare_backends(architecture, seed)
-    for name, writer in {"json_path": matrix_json, "html_path": matrix_page}.items():
-        path = paths[name]
-        if path is not None:
-            _write(path, writer(matrix))
+    writers = {"json_path": matrix_json, "html_path": matrix_page}
+    _write({path: writer(matrix) for name, writer in writers.items() if (path := paths[name]) is not None})
     return matrix.is_green
 
 
@@ -126,12 +134,9 @@ def explain_check(check: Check) -> str:
 
 def _judge(plan: Plan, paths: dict[str, Path | None]) -> bool:
     report = run_plan(plan, _show)
-    writers = {"json": _json_text, "junit": junit_xml, "html": html_page, "badge": badge_svg}
-    for name, writer in writers.items():
-        path = paths[f"{name}_path"]
-        if path is not None:
-            _write(path, writer(report))
+    writers = {"json_path": _json_text, "junit_path": junit_xml, "html_path": html_page, "badge_path": badge_svg}
     click.echo(_summary(report))
+    _write({path: writer(report) for name, writer in writers.items() if (path := paths[name]) is not None})
     return report.is_green
 
 
@@ -151,9 +156,9 @@ def _summary(report: Report) -> str:
 
 def _try_mutants(plan: Plan, path: Path | None) -> bool:
     verdicts = self_test(plan)
-    if path is not None:
-        _write(path, _dumps([verdict_dict(verdict) for verdict in verdicts]))
     click.echo("\n".join(verdict_lines(verdicts)))
+    if path is not None:
+        _write({path: _dumps([verdict_dict(verdict) for verdict in verdicts])})
     return all(verdict.fate in ("killed", "inapplicable") for verdict in verdicts)
 
 
@@ -165,8 +170,29 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{str(path)!r} cannot be written", got=error.strerror or str(error)) from error
+def _hold_writable(*paths: Path) -> None:
+    """Raise StoreError for reports that could not be written, before the run that they would be of."""
+    faults = [f"{str(path)!r}: {fault}" for path in paths if (fault := _fault(path))]
+    if faults:
+        raise StoreError("a report cannot be written", "a file in a folder that exists", ", ".join(faults))
+
+
+def _fault(path: Path) -> str:
+    folder = path.parent
+    if path.is_dir():
+        return "a folder"
+    if not folder.is_dir():
+        return f"no folder {str(folder)!r}"
+    return "" if os.access(path if path.exists() else folder, os.W_OK) else "no right to write"
+
+
+def _write(texts: Mapping[Path, str]) -> None:
+    """Write every file that can be; raises StoreError for the others."""
+    faults = []
+    for path, text in texts.items():
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            faults.append(f"{str(path)!r}: {error.strerror or error}")
+    if faults:
+        raise StoreError("a report cannot be written", got=", ".join(faults))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from featreg.spec import Layer
     from featreg.stores import FeatureStore
 
-__all__ = ["INTERRUPTED", "extract", "parse_part"]
+__all__ = ["INTERRUPTED", "extract", "option_option", "parse_options", "parse_part", "stride_option", "weights_option"]
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended: 128 and the number of SIGINT."""
@@ -28,6 +28,19 @@ NOTHING_READ = 1
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _PART = re.compile(r"([0-9]+)/([0-9]+)")
+
+
+option_option = click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the backend; the value is JSON, or else text, as in ema=false; repeatable.",
+)
+stride_option = click.option("--output-stride", type=click.IntRange(min=1), help="Dilate the network to this stride.")
+weights_option = click.option(
+    "--weights", default=None, help="'default', a tag, a file, or synthetic:SEED.  [default: random]"
+)
 
 
 @click.command()
@@ -48,15 +61,9 @@ _PART = re.compile(r"([0-9]+)/([0-9]+)")
 )
 @click.option("--device", default=None, help="Where the model runs, such as cpu or cuda:0.  [default: cpu]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: float32]")
-@click.option("--weights", default=None, help="'default', a tag, a file, or synthetic:SEED.  [default: random]")
-@click.option("--output-stride", type=click.IntRange(min=1), help="Dilate the network to this total stride.")
-@click.option(
-    "--option",
-    "options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An option of the backend; the value is JSON, or else text, as in ema=false; repeatable.",
-)
+@weights_option
+@stride_option
+@option_option
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
 @click.option(
     "--overwrite", is_flag=True, help="Replace a feature store that is in the way, once the new one is complete."
@@ -139,7 +146,7 @@ def _extract(source: str, store: str, model: str, layers: Sequence[str], given: 
         model,
         [layer for layer, _ in asked],
         pool=_pooling(asked, given.pop("pool", None)),
-        options=_parse_options(given.pop("options", ())),
+        options=parse_options(given.pop("options", ())),
         part=parse_part(part),
         progress=True,
         **given,
@@ -186,7 +193,7 @@ def _parse_layer(text: str) -> tuple[Layer, str | None]:
     return layer, pool if colon else None
 
 
-def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     """The backend's options: ``ema=false``, ``head={"mlp": [2048, 128]}``, ``names=order``."""
     options: dict[str, Any] = {}
     for text in texts:

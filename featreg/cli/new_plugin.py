@@ -50,10 +50,15 @@ def new_plugin(name: str, into: Path) -> None:
 def render_plugin(name: str, into: Path) -> Path:
     """Render the template into the folder ``featreg-NAME`` of another one; gives its path.
 
-    Raises SpecError for a name that cannot be a backend's, RequestError for one that is taken, StoreExistsError where
-    the folder is, and MissingDependencyError without the extra ``featreg[new-plugin]``.
+    Raises SpecError for a name that cannot be a backend's, RequestError for one that is taken and where there is no
+    folder ``into``, StoreExistsError where the new one is, and MissingDependencyError without the extra
+    ``featreg[new-plugin]``.
     """
     check_name(name)
+    if not into.is_dir():
+        raise RequestError(
+            f"there is no folder {str(into)!r}", "one that exists", remedy="make it, or choose another --into"
+        )
     folder = into / f"featreg-{name.replace('_', '-')}"
     if folder.exists():
         raise StoreExistsError(
@@ -62,7 +67,6 @@ def render_plugin(name: str, into: Path) -> Path:
     run_copy = _copier()
     answers = {"name": name, "featreg_version": featreg.__version__}
     try:
-        into.mkdir(parents=True, exist_ok=True)
         run_copy(str(template_folder()), folder, data=answers, defaults=True, quiet=True)
     except OSError as error:
         raise RequestError(

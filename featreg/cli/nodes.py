@@ -28,8 +28,9 @@ HEADERS = ("native name", "type", "shape", "layer")
 def nodes(model: str, size: tuple[int, int] | None, as_tree: bool, train: bool, as_json: bool) -> None:
     """List the native names of a model.
 
-    Each can be asked for as a layer, besides the levels, heads and indices of 'featreg describe'. A row also shows what
-    the name stands for, the shape of its output for one image, and the levels and heads that are taken there.
+    Each that has a shape can be asked for as a layer, besides the levels, heads and indices of 'featreg describe'. A
+    row also shows what the name stands for, the shape of its output for one image, and the levels and heads that are
+    taken there.
     """
     found = featreg.list_nodes(model, size, train=train)
     marks = _marks(featreg.describe(model, size))
@@ -51,7 +52,7 @@ def _marks(info: ModelInfo) -> Mapping[str, list[str]]:
 
 
 def _columns(node: NodeInfo, marks: Mapping[str, list[str]]) -> tuple[str, str, str]:
-    shape = "" if node.shape is None else f"({', '.join(map(str, node.shape))})"
+    shape = "not a layer" if node.shape is None else f"({', '.join(map(str, node.shape))})"
     return node.type, shape, " ".join(marks.get(node.name, ()))
 
 

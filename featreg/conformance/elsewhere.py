@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from featreg.errors import BackendError
@@ -39,8 +39,8 @@ for line in sys.stdin:
 def ask(program: str, *arguments: str, installed: bool = False) -> Any:
     """What a program prints last, as JSON, with the arguments in ``sys.argv[1:]`` and this process's import path.
 
-    ``installed`` leaves the import path as every new process has it, without the working directory. Raises BackendError
-    where it fails.
+    ``installed`` leaves the import path as every new process has it, without the working directory, which an empty
+    entry of PYTHONPATH stands for too. Raises BackendError where it fails.
     """
     done = subprocess.run(
         [sys.executable, *(["-P"] if installed else []), "-c", program, *arguments],
@@ -48,7 +48,7 @@ def ask(program: str, *arguments: str, installed: bool = False) -> Any:
         text=True,
         timeout=TIMEOUT,
         check=False,
-        env=os.environ if installed else _environment(),
+        env=_without_here(os.environ) if installed else _environment(),
     )
     return _read(done.returncode == 0, done.stdout, done.stderr.strip())
 
@@ -101,6 +101,13 @@ def _limited(process: subprocess.Popen[str]) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _without_here(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment whose PYTHONPATH has no empty entries; ``python -P`` leaves them in."""
+    entries = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    others = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    return {**others, "PYTHONPATH": os.pathsep.join(entries)} if entries else others
 
 
 def _environment() -> dict[str, str]:

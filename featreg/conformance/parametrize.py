@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 
 from featreg.conformance.planning import Left, Plan, make_plan
 from featreg.conformance.running import run_item
-from featreg.errors import MissingDependencyError
+from featreg.errors import MissingDependencyError, RequestError
 
 try:
     import pytest
+
+    import pytest_featreg
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "the conformance suite runs under pytest, which is not installed",
@@ -36,8 +38,10 @@ def suite(backend: str, *, xfails: str | os.PathLike[str] | None = None, models:
     """The tests of a backend, for a module of its plugin, under a name that pytest collects.
 
     Each check on each case is a test of its own. ``xfails`` is the path of the expected failures, ``models`` a
-    shell-style pattern. Raises as :func:`featreg.conformance.make_plan` does, when the tests are collected.
+    shell-style pattern. Raises as :func:`featreg.conformance.make_plan` does, when the tests are collected, and
+    RequestError where the pytest plugin is not there to hold the ledger.
     """
+    _hold_ledger(pytest_featreg.is_active())
     plan = make_plan(backend, xfails=xfails, models=models)
 
     @pytest.mark.parametrize("conformance", parameters(plan))
@@ -47,11 +51,21 @@ def suite(backend: str, *, xfails: str | os.PathLike[str] | None = None, models:
     return test_conformance
 
 
+def _hold_ledger(kept: bool) -> None:
+    """Raise RequestError for a session in which nobody would miss a test that is skipped or dropped."""
+    if not kept:
+        raise RequestError(
+            "the ledger of the conformance suite is not kept",
+            "a pytest session with featreg's plugin",
+            remedy="leave -p no:featreg out; with PYTEST_DISABLE_PLUGIN_AUTOLOAD add -p pytest_featreg",
+        )
+
+
 def parameters(plan: Plan) -> list[Any]:
-    """The plan as parameters of a test: its items, then what is left out, then the list of expected failures."""
+    """The plan as parameters of a test: its items, then what is left out, then the faults of the plan itself."""
     found = [pytest.param((plan, item), id=item.id) for item in plan.items]
     found += [pytest.param((plan, left), id=f"{left.check.id}-{left.case}") for left in plan.left if left.skipped]
-    return [*found, pytest.param((plan, None), id="expected-failures")]
+    return [*found, pytest.param((plan, None), id="plan")]
 
 
 def new_record(plan: Plan) -> dict[str, Any]:

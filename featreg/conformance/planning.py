@@ -9,7 +9,7 @@ from functools import cached_property
 
 import attrs
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from featreg.case import Case
 from featreg.conformance.cases import cases_of
@@ -18,8 +18,9 @@ from featreg.conformance.model import Check, all_checks, find_check
 from featreg.conformance.subject import Subject
 from featreg.errors import PluginHookError, SpecError
 from featreg.registry import Registry, default_registry
+from featreg.spec import SPEC_VERSION, SPEC_VERSIONS
 
-__all__ = ["BACKEND", "Item", "Left", "Plan", "make_plan", "written_for"]
+__all__ = ["BACKEND", "Item", "Left", "Plan", "lower_end", "make_plan", "range_faults", "written_for"]
 
 BACKEND = "backend"
 """The case of the checks that run once for a backend."""
@@ -89,13 +90,14 @@ def make_plan(
     failures that is none, RequestError for an unknown check and UnknownModelError where no case matches.
     """
     registry = registry or default_registry()
-    chosen = tuple(map(find_check, checks)) or all_checks()
+    chosen = tuple(map(find_check, dict.fromkeys(checks))) or all_checks()
     entries = () if xfails is None else read_expected(xfails)
     cases = cases_of(backend, registry, "*" if entries else models)
     if models == "*" and all(case.checks for case in cases):
         raise SpecError(f"every case of {backend!r} is for some checks alone", "one at least that is for all of them")
     items, left = _sorted_out(backend, cases, registry, all_checks() if entries else chosen)
-    faults = stale_entries(entries, {item.key for item in items})
+    declared = registry.spec(backend).spec
+    faults = [*range_faults(declared), *stale_entries(entries, {item.key for item in items}, _whys(left))]
     if entries:
         wanted = {case.name for case in cases_of(backend, registry, models)} | {BACKEND}
         items = [item for item in items if item.check in chosen and item.case in wanted]
@@ -103,7 +105,7 @@ def make_plan(
     return Plan(
         backend,
         registry,
-        written_for(registry.spec(backend).spec),
+        written_for(declared),
         tuple(items),
         tuple(left),
         entries,
@@ -135,6 +137,13 @@ def _sorted_out(
     return items, left
 
 
+def _whys(left: Sequence[Left]) -> dict[tuple[str, str], str]:
+    """Why the checks that are left out are, by id and case."""
+    return {
+        (part.check.id, part.case): f"{'skipped' if part.skipped else 'does not apply'}: {part.reason}" for part in left
+    }
+
+
 def _kept_out(case: Case) -> frozenset[str]:
     """The ids of the checks that a case is not for; raises SpecError for a pattern that no check has."""
     ids = [check.id for check in all_checks()]
@@ -145,12 +154,40 @@ def _kept_out(case: Case) -> frozenset[str]:
     return frozenset(ids).difference(*matched.values()) if matched else frozenset()
 
 
-def written_for(declared: str) -> Version:
-    """The version of the specification that a declared range begins with; raises PluginHookError for no range."""
+VERSIONS = tuple(map(Version, SPEC_VERSIONS))
+
+
+def lower_end(declared: str) -> Version | None:
+    """What a declared range of versions begins with, None for an open beginning; raises PluginHookError for no range.
+
+    A range that begins with no existing version of the specification is a fault of every plan.
+    """
     try:
         bounds = [
-            Version(part.version) for part in SpecifierSet(declared) if part.operator in (">=", "==", "~=", "===")
+            Version(part.version.removesuffix(".*"))
+            for part in SpecifierSet(declared)
+            if part.operator in (">=", "==", "~=", "===")
         ]
-    except InvalidSpecifier as error:
+    except (InvalidSpecifier, InvalidVersion) as error:
         raise PluginHookError("the declared versions of the specification are no range", "PEP 440", declared) from error
-    return max(bounds, default=Version("1.0"))
+    return max(bounds, default=None)
+
+
+def written_for(declared: str) -> Version:
+    """The version that a backend is judged by: the latest that exists of those up to the lower end of its range.
+
+    It is the first where there is none, so that no check of the first version is ever a preview. Raises PluginHookError
+    for no range.
+    """
+    lower = lower_end(declared)
+    return max((version for version in VERSIONS if lower is not None and version <= lower), default=VERSIONS[0])
+
+
+def range_faults(declared: str) -> list[str]:
+    """What is wrong with a declared range of versions, which decides by what everything else is judged."""
+    lower = lower_end(declared)
+    if lower in VERSIONS:
+        return []
+    begins = "has no beginning" if lower is None else f"begins with {lower}, which does not exist"
+    wanted = f">={SPEC_VERSION},<{int(SPEC_VERSION.partition('.')[0]) + 1}"
+    return [f"the declared range of specification versions, {declared!r}, {begins}: declare {wanted!r}"]

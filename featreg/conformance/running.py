@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import traceback
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 import attrs
 
 from featreg.conformance.model import Outcome, Status, Violation
-from featreg.conformance.planning import Item, Left, Plan
+from featreg.conformance.planning import BACKEND, Item, Left, Plan
 from featreg.conformance.subject import Subject
 from featreg.errors import FeatregError
 from featreg.spec import Layer
@@ -66,7 +67,9 @@ def _verdict(subject: Subject, plan: Plan, item: Item) -> tuple[Status, str]:
 def _as_violation(subject: Subject, error: Exception) -> Violation:
     """An exception that escaped a check; the traceback only where it is none of featreg's."""
     text = str(error) if isinstance(error, FeatregError) else "".join(traceback.format_exception(error)).rstrip()
-    return Violation(f"{type(error).__name__} instead of a result", "no exception", text, code=subject.snippet())
+    return Violation(
+        f"{type(error).__name__} instead of a result", "no exception", text, code=subject.scene.last_call()
+    )
 
 
 def _bug_report(subject: Subject, plan: Plan, item: Item, violation: Violation) -> str:
@@ -76,7 +79,7 @@ def _bug_report(subject: Subject, plan: Plan, item: Item, violation: Violation) 
         "backend": f"{plan.backend} ({plugin.owner})",
         "model": subject.model,
         "layer": "" if layer is None else repr(layer),
-        "case": f"{item.case} ({item.subject_case.size[0]}x{item.subject_case.size[1]}, seed {item.subject_case.seed})",
+        "case": f"{item.case} ({subject.size[0]}x{subject.size[1]}, seed {item.subject_case.seed})",
         "expected": violation.expected,
         "got": violation.got,
     }
@@ -84,7 +87,9 @@ def _bug_report(subject: Subject, plan: Plan, item: Item, violation: Violation) 
     lines += [f"  {name}: {_indented(text)}" for name, text in fields.items() if text]
     if violation.code:
         lines += ["  reproduce:", *(f"    {line}" for line in violation.code.splitlines())]
-    return "\n".join([*lines, f"  more: featreg conform --explain {item.check.id}"])
+    again = [] if item.case == BACKEND else ["--model", item.case]
+    command = shlex.join(["featreg", "conform", plan.backend, *again, "--check", item.check.id])
+    return "\n".join([*lines, f"  again: {command}", f"  more: featreg conform --explain {item.check.id}"])
 
 
 def _indented(text: str) -> str:

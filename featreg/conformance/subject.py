@@ -7,12 +7,12 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-import attrs
 import numpy as np
 
 from featreg.arrays import Array, to_numpy
 from featreg.case import Case
 from featreg.conformance.model import Violation
+from featreg.conformance.snippets import Scene, comparison, opening, refusal
 from featreg.errors import FeatregError
 from featreg.extractor import Extractor, create_extractor, describe
 from featreg.featureset import FeatureSet
@@ -32,7 +32,8 @@ class Subject:
     """One case of one backend, as the checks see it.
 
     Everything goes through what callers use (``create_extractor``, ``describe``) on ``registry``. ``asserted`` counts
-    what was held against something: a check that asserts nothing has proved nothing.
+    what was held against something: a check that asserts nothing has proved nothing. ``size`` is that of the images
+    that were last drawn, and ``scene`` what the program of a bug report begins with.
     """
 
     def __init__(self, backend: str, case: Case, registry: Registry) -> None:
@@ -40,8 +41,8 @@ class Subject:
         self.case = case
         self.registry = registry
         self.asserted = 0
-        self._request: ExtractionRequest | None = None
-        self._drawn = self._input = ""
+        self.scene = Scene()
+        self.size = case.size
 
     # --- what is under test -------------------------------------------------------------------------------------------
 
@@ -78,30 +79,35 @@ class Subject:
     def describe(self, size: Size | None = None) -> ModelInfo:
         return describe(self.model, size, registry=self.registry)
 
-    def images(self, batch: int = 2, size: Size | None = None, seed: int = 0, kind: str = "noise") -> Floats:
-        """Images (N, 3, H, W): float32 ``noise``, ``zeros`` or ``ones`` to be used as they are, or ``uint8``."""
-        shape = (batch, self.info.input_rule.channels, *(size or self.case.size))
-        generator, seed = "images = np.random.default_rng", self.case.seed + seed
-        self._input = "images"
+    def images(
+        self, batch: int = 2, size: Size | None = None, seed: int = 0, kind: str = "noise", name: str = "images"
+    ) -> Floats:
+        """Images (N, 3, H, W): float32 ``noise``, ``zeros`` or ``ones`` to be used as they are, or ``uint8``.
+
+        ``name`` is what the code of an assertion calls them.
+        """
+        self.size = size or self.case.size
+        shape = (batch, self.info.input_rule.channels, *self.size)
+        generator, seed = f"{name} = np.random.default_rng", self.case.seed + seed
         if kind == "noise":
-            self._drawn = f"{generator}({seed}).standard_normal({shape}, dtype=np.float32)"
+            self.scene.draw(name, f"{generator}({seed}).standard_normal({shape}, dtype=np.float32)")
             return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
         if kind == "uint8":
-            self._drawn = f"{generator}({seed}).integers(0, 256, {shape}, dtype=np.uint8)"
+            self.scene.draw(name, f"{generator}({seed}).integers(0, 256, {shape}, dtype=np.uint8)")
             return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-        self._drawn = f"images = np.{kind}({shape}, np.float32)"
+        self.scene.draw(name, f"{name} = np.{kind}({shape}, np.float32)")
         drawn: Floats = getattr(np, kind)(shape, np.float32)
         return drawn
 
-    def texts(self, *texts: str) -> list[str]:
+    def texts(self, *texts: str, name: str = "texts") -> list[str]:
         """A batch of texts: these, else those of the case."""
         drawn = list(texts or self.case.texts)
-        self._input, self._drawn = "texts", f"texts = {drawn!r}"
+        self.scene.draw(name, f"{name} = {drawn!r}")
         return drawn
 
     def request(self, layers: Sequence[Layer] | Layer | None = None, **fields: Any) -> ExtractionRequest:
-        self._request = ExtractionRequest(self.model, self.layers if layers is None else layers, **fields)
-        return self._request
+        self.scene.request = ExtractionRequest(self.model, self.layers if layers is None else layers, **fields)
+        return self.scene.request
 
     @contextlib.contextmanager
     def open(self, layers: Sequence[Layer] | Layer | None = None, **fields: Any) -> Iterator[Extractor]:
@@ -124,18 +130,22 @@ class Subject:
         expected: Any = "",
         got: Any = "",
         layer: Layer | None = None,
-        code: str | None = None,
+        code: str = "",
     ) -> None:
-        """Assert something; ``code`` is the line that shows it, after the inputs are drawn and the extractor opened."""
+        """Assert something; ``code`` asserts it too, of ``images`` and ``texts`` as drawn and of ``extractor``.
+
+        Code without an assertion at its end shows nothing, and is left out of the bug report.
+        """
         self.asserted += 1
         if not holds:
-            raise Violation(problem, str(expected), str(got), layer, self.snippet(layer, code))
+            raise Violation(problem, str(expected), str(got), layer, self.scene.program(code))
 
-    def same(self, got: Array, wanted: Array, problem: str, layer: Layer, code: str | None = None) -> None:
-        """Assert that two arrays are equal bit for bit, NaN to NaN."""
+    def same(self, got: Array, wanted: Array, problem: str, layer: Layer, code: str = "") -> None:
+        """Assert that two arrays are equal bit for bit, NaN to NaN; the last line of ``code`` is ``got, wanted``."""
         one, two = to_numpy(got), to_numpy(wanted)
         alike = one.shape == two.shape and one.dtype == two.dtype and one.tobytes() == two.tobytes()
-        self.expect(alike, problem, "the same bits", "" if alike else difference(one, two), layer, code)
+        shown = "" if alike else comparison(code, "np.array_equal(got, wanted, equal_nan=True)")
+        self.expect(alike, problem, "the same bits", "" if alike else difference(one, two), layer, shown)
 
     def close(  # noqa: PLR0917  (as expect)
         self,
@@ -143,54 +153,42 @@ class Subject:
         wanted: Array,
         problem: str,
         layer: Layer,
-        code: str | None = None,
+        code: str = "",
         rtol: float = RTOL,
         atol: float = ATOL,
     ) -> None:
         """Assert that two arrays are equal but for rounding; ``atol`` is a share of the largest true value.
 
-        Of an absolute one, layers of small values would keep nothing: random weights give some of 1e-8.
+        Of an absolute one, layers of small values would keep nothing: random weights give some of 1e-8. The last line
+        of ``code`` is ``got, wanted``.
         """
         one, two = to_numpy(got), to_numpy(wanted)
         atol *= float(np.abs(two).max(initial=0)) or 1.0
         alike = one.shape == two.shape and np.allclose(one, two, rtol=rtol, atol=atol)
         got = "" if alike else difference(one.astype(np.float64), two.astype(np.float64))
-        self.expect(alike, problem, f"equal within rtol {rtol:g} and atol {atol:g}", got, layer, code)
+        shown = "" if alike else comparison(code, f"np.allclose(got, wanted, rtol={rtol:g}, atol={atol:g})")
+        self.expect(alike, problem, f"equal within rtol {rtol:g} and atol {atol:g}", got, layer, shown)
 
     def raises(
         self, kind: type[FeatregError] | tuple[type[FeatregError], ...], call: Callable[[], Any], what: str, code: str
     ) -> FeatregError:
-        """Assert that a call raises an error of featreg, and give it back."""
-        names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        """Assert that a call raises an error of featreg, and give it back; the last line of ``code`` is the call."""
+        kinds = [one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,))]
+        names = " or ".join(kinds)
         caught: Exception | None = None
         try:
             call()
         except Exception as error:  # noqa: BLE001  (whatever a backend raises is what the check is about)
             caught = error
         got = "no error" if caught is None else f"{type(caught).__name__}: {caught}"
-        self.expect(isinstance(caught, kind), f"{what} raises no {names}", names, got, code=code)
+        problem = f"{what} raises no {names}"
+        self.expect(isinstance(caught, kind), problem, names, got, code=refusal(code, kinds, problem))
         assert isinstance(caught, FeatregError)
         return caught
 
-    def snippet(self, layer: Layer | None = None, code: str | None = None) -> str:
-        """The shortest program that shows what was last done, with one layer where only one matters."""
-        lines = ["import featreg"]
-        if self._drawn:
-            uses_numpy = "np." in f"{self._drawn}\n{code}"
-            lines = ["import featreg, numpy as np" if uses_numpy else "import featreg", self._drawn]
-        if self._request is not None:
-            layers = list(self._request.layers if layer is None or code is not None else (layer,))
-            lines.append(f"extractor = featreg.create_extractor({self.model!r}, {layers}{_fields(self._request)})")
-        if code is None and self._request is not None and self._drawn:
-            code = f"features = extractor({self._input})" + ("" if layer is None else f"; features[{layer!r}]")
-        return "\n".join([*lines, *([code] if code else [])])
-
-
-def _fields(request: ExtractionRequest) -> str:
-    defaults = ExtractionRequest(request.model, request.layers)
-    names = [field.name for field in attrs.fields(ExtractionRequest)]
-    changed = [name for name in names if getattr(request, name) != getattr(defaults, name)]
-    return "".join(f", {name}={getattr(request, name)!r}" for name in changed)
+    def opening(self, layers: Sequence[Layer] | Layer | None = None, **fields: Any) -> str:
+        """The expression that opens an extractor as ``open`` does, for the code of an assertion."""
+        return opening(ExtractionRequest(self.model, self.layers if layers is None else layers, **fields))
 
 
 def difference(one: Floats, two: Floats) -> str:

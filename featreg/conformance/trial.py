@@ -18,7 +18,7 @@ from featreg.conformance.planning import Item, Plan
 from featreg.conformance.running import run_item
 from featreg.conformance.subject import Subject
 
-__all__ = ["Verdict", "self_test"]
+__all__ = ["Verdict", "restored", "self_test"]
 
 Fate: TypeAlias = Literal["killed", "survived", "inapplicable", "untestable"]
 
@@ -79,14 +79,14 @@ def _bare(plan: Plan) -> Plan:
 
 def _killed(mutant: Mutant, plan: Plan, item: Item) -> str:
     """The message of the check that killed a mutant; empty where it lives."""
-    with _restored():
+    with restored():
         broken = attrs.evolve(_bare(plan), registry=MutantRegistry(plan.registry, plan.backend, mutant))
         outcome = run_item(broken, item)
     return outcome.message if outcome.status == "failed" else ""
 
 
 @contextlib.contextmanager
-def _restored() -> Iterator[None]:
+def restored() -> Iterator[None]:
     """What mutants spoil on purpose, put back."""
     folder, environment, errors = os.getcwd(), dict(os.environ), np.geterr()
     states: tuple[Any, Any] = random.getstate(), np.random.get_state()

@@ -86,6 +86,13 @@ class Oracle(ABC):
     def checkpoint(self, folder: Path) -> Path:
         """Random weights for the real network, in none of which all numbers are alike, written to a file."""
 
+    def confirm(self, size: Size) -> None:
+        """Raise RawRefusal unless the network runs on images with values, where :meth:`shapes` may use others.
+
+        Tensors without values pass an index that is beyond its table.
+        """
+        self.shapes((), size)
+
     def probe(self) -> None:
         """Raise RawRefusal unless the library builds the network and runs it on images of some usual size."""
         refusal: RawRefusal | None = None

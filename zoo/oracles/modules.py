@@ -83,6 +83,10 @@ class TorchOracle(Oracle):
     def survey(self, size: Size) -> Survey:
         return self._run_cheaply(self._surveyed, size, thorough=True)
 
+    def confirm(self, size: Size) -> None:
+        if self.parameters <= _REAL_LIMIT:
+            self._run_in("real", lambda network, images: self._observe(network, images, (), torch.Tensor.detach), size)
+
     def _run_cheaply(self, work: Callable[[nn.Module, torch.Tensor], T], size: Size, thorough: bool) -> T:
         """What ``work`` gives with the cheapest tensors that get through."""
         refusal: RawRefusal | None = None

@@ -7,17 +7,21 @@ from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
 from featreg.errors import RequestError, SpecError, near_matches
 from featreg.spec import Size
 
-__all__ = ["Architecture", "Level", "Member", "find_architectures", "load_architectures"]
+__all__ = ["Architecture", "Deviations", "Level", "Member", "find_architectures", "load_architectures"]
 
 SHIPPED = "architectures"
 """The folder's name inside the wheel."""
+
+
+Deviations: TypeAlias = Mapping[str, Mapping[Size, float | None]]
+"""By level and input size the largest difference, as a part of the level's largest value; None for another shape."""
 
 
 @attrs.frozen
@@ -34,12 +38,14 @@ class Level:
 class Member:
     """A backend that has an architecture: its name of the model, and the options with which it computes as the first.
 
-    ``alike`` is empty where there are none.
+    ``alike`` is empty where there are none. ``deviates`` says for each level that is another without them how far it is
+    off at each input size: the largest difference as a part of the level's largest value, None for another shape.
     """
 
     backend: str
     model: str
     alike: Mapping[str, Any] = attrs.field(factory=dict)
+    deviates: Deviations = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -57,9 +63,22 @@ class Architecture:
             Level(entry["level"], entry["channels"], entry["reduction"], tuple(entry["shape"]))
             for entry in table["levels"]
         ]
-        members = [Member(name, entry["model"], entry.get("alike", {})) for name, entry in table["backends"].items()]
+        members = [
+            Member(name, entry["model"], entry.get("alike", {}), _deviations(entry.get("deviates", {})))
+            for name, entry in table["backends"].items()
+        ]
         height, width = table["input_size"]
         return cls(table["architecture"], (height, width), tuple(levels), tuple(members))
+
+
+def _deviations(recorded: Mapping[str, Mapping[str, float | None]]) -> Deviations:
+    """The recorded deviations of an entry, whose sizes are written ``"224x224"``."""
+    return {level: {_size(size): apart for size, apart in found.items()} for level, found in recorded.items()}
+
+
+def _size(text: str) -> Size:
+    height, width = map(int, text.split("x"))
+    return height, width
 
 
 def load_architectures() -> tuple[Architecture, ...]:

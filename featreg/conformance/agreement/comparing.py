@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 from packaging.requirements import Requirement
 
-from featreg.conformance.agreement.architectures import Architecture, Level, Member, find_architectures
+from featreg.conformance.agreement.architectures import Architecture, Deviations, Level, Member, find_architectures
 from featreg.conformance.agreement.matrix import Cell, Matrix, Row, Verdict, Way
 from featreg.conformance.subject import ATOL, RTOL
 from featreg.errors import FeatregError, InputError
@@ -23,6 +23,9 @@ __all__ = ["SIZES", "across"]
 
 SIZES: tuple[Size, ...] = ((224, 224), (96, 160), (97, 161), (127, 95))
 """Square; oblong; one pixel past whole strides, where ceil and floor part; one short of them, where padding does."""
+
+MARGIN = 2.0
+"""How many times the recorded size a declared deviation may have: it was measured at one seed, on one machine."""
 
 LOGITS = "logits"
 """The head that shows the whole network, compared where it is declared."""
@@ -36,9 +39,14 @@ class _Outputs:
 
     levels: tuple[str, ...]
     deviations: tuple[str, ...]
+    deviates: Deviations
     infos: dict[Size, dict[str, FeatureInfo]] = attrs.field(factory=dict)
     arrays: dict[Size, dict[str, Any]] = attrs.field(factory=dict)
     refused: dict[Size, str] = attrs.field(factory=dict)
+
+    def recorded(self, layer: str) -> Mapping[Size, float | None] | None:
+        """How far a level may be off by size; None where no deviation is declared."""
+        return self.deviates.get(layer, {}) if self.deviations else None
 
 
 def across(
@@ -92,10 +100,10 @@ def _rows(table: Architecture, seed: int, sizes: tuple[Size, ...], registry: Reg
 
 def _ways(table: Architecture, member: Member, registry: Registry) -> Iterator[Way]:
     """A backend as it is; where it deviates, and has options that mend this, also with these."""
-    plain = Way(table.name, member.backend, member.model)
+    plain = Way(table.name, member.backend, member.model, deviates=member.deviates)
     yield plain
     if member.alike and _deviates(plain, registry):
-        yield attrs.evolve(plain, options=member.alike)
+        yield attrs.evolve(plain, options=member.alike, deviates={})
 
 
 def _deviates(way: Way, registry: Registry) -> bool:
@@ -113,7 +121,7 @@ def _run(way: Way, table: Architecture, seed: int, sizes: tuple[Size, ...], regi
     layers += [LOGITS] if LOGITS in info.keys else []
     weights, options = f"synthetic:{seed}", dict(way.options)
     with create_extractor(model, layers, weights=weights, options=options, registry=registry) as extractor:
-        outputs = _Outputs(levels, extractor.info.deviations)
+        outputs = _Outputs(levels, extractor.info.deviations, way.deviates)
         for size in sizes:
             try:
                 extractor.info.input_rule.check(*size)
@@ -173,24 +181,40 @@ def _compared(
 ) -> Cell:
     """A level against the reference's, at the sizes that both take."""
     differences: dict[Size, float | None] = {}
-    apart: list[str] = []
+    deviates = False
     shared = [size for size in shapes if layer in reference.arrays.get(size, {})]
     for size in shared:
         got, wanted = outputs.arrays[size][layer], reference.arrays[size][layer]
         problems += _unlike("description", _described(outputs, size, layer), _described(reference, size, layer))
         if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
             continue  # which is a problem of its own
-        differences[size] = _difference(got, wanted)
-        if differences[size] is None:
-            apart.append(f"shape {got.shape}, not {wanted.shape}, at {_text(size)}")
-        elif not _is_close(got, wanted):
-            apart.append(f"values apart by {differences[size]:.2g} of the largest at {_text(size)}")
+        apart = differences[size] = _difference(got, wanted)
+        if apart is not None and _is_close(got, wanted):
+            continue
+        shape = f"shape {got.shape}, not {wanted.shape},"
+        what = shape if apart is None else f"values apart by {apart:.2g} of the largest"
+        problems += [f"{what} at {_text(size)}{fault}" for fault in _beyond(apart, outputs.recorded(layer), size)]
+        deviates = True
     if not shared:
         problems.append("no size that the reference takes too")
-    excused = bool(outputs.deviations)
-    problems += [] if excused else apart
-    verdict: Verdict = "differs" if problems else "deviates" if apart else "equal"
+    verdict: Verdict = "differs" if problems else "deviates" if deviates else "equal"
     return Cell(layer, verdict, shapes, differences, tuple(dict.fromkeys(problems)))
+
+
+def _beyond(apart: float | None, recorded: Mapping[Size, float | None] | None, size: Size) -> list[str]:
+    """What is wrong with a difference; nothing where it is declared and at most ``MARGIN`` times what is recorded.
+
+    At a size for which nothing is recorded, the largest of the other sizes counts.
+    """
+    if recorded is None:
+        return [""]
+    if not recorded:
+        return [": a deviation is declared, and its size is recorded nowhere"]
+    known = [recorded[size]] if size in recorded else list(recorded.values())
+    if apart is None:
+        return [] if None in known else [": no other shape is recorded"]
+    most = max((value for value in known if value is not None), default=0.0)
+    return [] if apart <= MARGIN * most else [f": {most:g} is recorded"]
 
 
 def _described(outputs: _Outputs, size: Size, layer: str) -> tuple[object, ...]:

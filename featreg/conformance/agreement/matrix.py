@@ -7,22 +7,28 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
+from featreg.conformance.agreement.architectures import Deviations
 from featreg.spec import Size
 
 __all__ = ["Cell", "Matrix", "Row", "Verdict", "Way"]
 
 Verdict: TypeAlias = Literal["reference", "equal", "deviates", "differs", "alone"]
-"""``deviates`` differs as it is declared, ``differs`` although nothing is; ``alone`` had nothing to be held against."""
+"""``deviates`` differs as is declared and by no more than is recorded; ``differs`` otherwise, or by more; ``alone`` had
+nothing to be held against."""
 
 
 @attrs.frozen
 class Way:
-    """A backend as it is run: its model, and the options where it computes as another does."""
+    """A backend as it is run: its model, the options where it computes as another does, and how far it may be off.
+
+    ``deviates`` is what the table has recorded; with the options there is nothing left to excuse.
+    """
 
     architecture: str
     backend: str
     model: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    deviates: Deviations = attrs.field(factory=dict, repr=False)
 
     @property
     def label(self) -> str:
@@ -99,6 +105,25 @@ class Matrix:
         if any(row.is_compared for row in self.rows):
             return ()
         return ("nothing was compared: no two installed backends have an architecture in common",)
+
+    @property
+    def deviating(self) -> tuple[Cell, ...]:
+        """The levels that differ as is declared and recorded."""
+        return tuple(cell for row in self.rows for cell in row.cells if cell.verdict == "deviates")
+
+    @property
+    def headline(self) -> str:
+        """What it all comes to: agreement is never claimed without its exceptions."""
+        if not self.is_green:
+            red = sum(row.is_red for row in self.rows)
+            return f"the backends do not agree ({red} red row{'' if red == 1 else 's'})"
+        if not self.deviating:
+            return "the backends agree"
+        count, shapes = len(self.deviating), sum(cell.has_other_shapes for cell in self.deviating)
+        worst = max((cell.worst for cell in self.deviating if cell.worst is not None), default=0.0)
+        deviate = "1 level deviates" if count == 1 else f"{count} levels deviate"
+        others = f", {shapes} of them in shape" if shapes else ""
+        return f"the backends agree, {deviate} as declared, by at most {worst:.2g} of the largest value{others}"
 
     @property
     def is_green(self) -> bool:

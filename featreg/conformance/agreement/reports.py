@@ -16,8 +16,8 @@ __all__ = ["cell_text", "matrix_dict", "matrix_page", "matrix_rows", "row_notes"
 WORDS = {
     "reference": "what the others are held against",
     "equal": f"within {RTOL:g} of each value and {ATOL:g} of the largest; = where bit for bit",
-    "deviates": "differs as the backend declares",
-    "differs": "differs, and nothing is declared",
+    "deviates": "differs as the backend declares, by no more than is recorded",
+    "differs": "differs, and nothing is declared, or by more than is recorded",
     "alone": "no other backend installed has it",
 }
 
@@ -79,6 +79,7 @@ def matrix_dict(matrix: Matrix) -> dict[str, Any]:
     """A matrix as plain JSON values; sizes are written as ``"224x224"``."""
     return {
         "green": matrix.is_green,
+        "headline": matrix.headline,
         "seed": matrix.seed,
         "sizes": [list(size) for size in matrix.sizes],
         "rtol": RTOL,
@@ -106,6 +107,7 @@ def _row_dict(row: Row) -> dict[str, Any]:
                 "verdict": cell.verdict,
                 "shapes": {name: list(shape) for name, shape in _by_size(cell.shapes).items()},
                 "differences": _by_size(cell.differences),
+                "recorded": _by_size(row.way.deviates.get(cell.level, {})),
                 "problems": list(cell.problems),
             }
             for cell in row.cells
@@ -117,7 +119,7 @@ def matrix_page(matrix: Matrix) -> str:
     """A matrix as one page that needs no other file and no script."""
     levels = _levels(matrix.rows)
     title = "featreg: backends against each other"
-    colour, word = ("green", "they agree") if matrix.is_green else ("red", "they do not agree")
+    colour = "green" if matrix.is_green else "red"
     heads = "<th>architecture<th>backend" + "".join(f"<th class=level>{_escaped(name)}" for name in levels)
     groups = itertools.groupby(matrix.rows, key=lambda row: row.way.architecture)
     bodies = "\n".join(_group(name, list(rows), levels) for name, rows in groups)
@@ -125,7 +127,8 @@ def matrix_page(matrix: Matrix) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8>"
         f"<meta name=viewport content='width=device-width'><title>{_escaped(title)}</title><style>{STYLE}</style>"
-        f"<h1>{_escaped(title)}: <span class={colour}>{word}</span></h1>{_introduction(matrix)}{faults}"
+        f"<h1>{_escaped(title)}: <span class={colour}>{_escaped(matrix.headline)}</span></h1>"
+        f"{_introduction(matrix)}{faults}"
         f"<table><thead><tr>{heads}</tr></thead>\n{bodies}\n</table></html>\n"
     )
 

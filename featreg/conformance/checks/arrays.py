@@ -21,11 +21,13 @@ def numpy_arrays(subject: Subject) -> None:
     Mend: cast at the end of ``forward``; give ``to_numpy`` where the framework's arrays need their own way.
     """
     for layer, array in subject.run(subject.images(2)).items():
-        code = f"type(extractor(images)[{layer!r}])"
-        holds = type(array) is np.ndarray
-        subject.expect(holds, f"{layer!r} is no NumPy array", "numpy.ndarray", type(array).__qualname__, layer, code)
-        subject.expect(array.dtype == np.float32, f"{layer!r} is not float32", "float32", array.dtype, layer)
-        subject.expect(array.flags.writeable, f"{layer!r} is read-only", "a writable array", "a read-only one", layer)
+        for holds, problem, expected, got, code in (
+            (type(array) is np.ndarray, "is no NumPy array", "numpy.ndarray", type(array), "type({}) is np.ndarray"),
+            (array.dtype == np.float32, "is not float32", "float32", array.dtype, "{}.dtype == np.float32"),
+            (array.flags.writeable, "is read-only", "a writable array", "a read-only one", "{}.flags.writeable"),
+        ):
+            shown = f"assert {code.format(f'extractor(images)[{layer!r}]')}"
+            subject.expect(holds, f"{layer!r} {problem}", expected, got, layer, shown)
 
 
 @check("arrays.native", needs=["native_array"])
@@ -43,7 +45,10 @@ def native_arrays(subject: Subject) -> None:
     for layer, array in native.items():
         kind = str(array.dtype).lower()
         subject.expect(kind.endswith("float32"), f"{layer!r} is not float32", "float32", kind, layer)
-        subject.same(to_numpy(array), plain[layer], f"native {layer!r} differs from NumPy's", layer)
+        code = (
+            f"np.asarray({subject.opening(array='native')}(images)[{layer!r}]), {subject.opening()}(images)[{layer!r}]"
+        )
+        subject.same(to_numpy(array), plain[layer], f"native {layer!r} differs from NumPy's", layer, code)
 
 
 def _hold_dtype(subject: Subject, dtype: str, precise: str, tolerance: float) -> None:
@@ -51,11 +56,18 @@ def _hold_dtype(subject: Subject, dtype: str, precise: str, tolerance: float) ->
     exact, coarse = subject.run(images), subject.run(images, dtype=dtype)
     for layer, array in coarse.items():
         problem = f"{layer!r} is not {precise} for dtype={dtype!r}"
-        subject.expect(str(array.dtype) == precise, problem, precise, array.dtype, layer)
+        code = f"assert extractor(images)[{layer!r}].dtype == {precise!r}"
+        subject.expect(str(array.dtype) == precise, problem, precise, array.dtype, layer, code)
         scale = max(float(np.abs(exact[layer]).max()), float(np.finfo(precise).tiny))  # below, digits are lost anyway
         worst = float(np.abs(array.astype(np.float64) - exact[layer]).max()) / scale
         problem = f"{layer!r} is far from float32 in {dtype}"
-        subject.expect(worst < tolerance, problem, f"below {tolerance} of the largest value", f"{worst:.3g}", layer)
+        code = (
+            f"exact, coarse = {subject.opening()}(images)[{layer!r}], extractor(images)[{layer!r}]\n"
+            f"assert abs(coarse.astype(np.float64) - exact).max() < {tolerance} * abs(exact).max()"
+        )
+        subject.expect(
+            worst < tolerance, problem, f"below {tolerance} of the largest value", f"{worst:.3g}", layer, code
+        )
 
 
 @check("arrays.float16", needs=["float16"])
@@ -80,6 +92,11 @@ def bfloat16(subject: Subject) -> None:
     _hold_dtype(subject, "bfloat16", "float32", 0.3)
 
 
+SHARING = """\
+arrays = [images, *extractor(images).values(), *extractor(images).values()]
+assert not any(np.shares_memory(one, two) for number, one in enumerate(arrays) for two in arrays[:number])"""
+
+
 @check("arrays.storage")
 def storage(subject: Subject) -> None:
     """No two outputs of a call share memory with each other, with the input, or with those of another call.
@@ -100,7 +117,9 @@ def storage(subject: Subject) -> None:
     ]
     for (one, left), (two, right) in itertools.combinations(named, 2):
         shared = np.shares_memory(left, right)
-        subject.expect(not shared, f"{one} and {two} share memory", "memory of their own", "shared memory")
+        subject.expect(
+            not shared, f"{one} and {two} share memory", "memory of their own", "shared memory", code=SHARING
+        )
 
 
 @check("arrays.yours")
@@ -119,8 +138,11 @@ def yours(subject: Subject) -> None:
             if array.flags.writeable:
                 array[...] = 7
         second = extractor(images)
-    code = "for array in extractor(images).values(): array[...] = 7\nextractor(images)"
     for layer, array in kept.items():
+        code = (
+            f"features = extractor(images)\nbefore = features[{layer!r}].copy()\n"
+            f"for array in features.values():\n    array[...] = 7\nextractor(images)[{layer!r}], before"
+        )
         subject.same(second[layer], array, f"writing to an output changed a later {layer!r}", layer, code)
 
 
@@ -138,9 +160,12 @@ def later_calls(subject: Subject) -> None:
             first = extractor(subject.images(2))
             kept = {layer: np.array(to_numpy(array)) for layer, array in first.items()}
             for seed in (1, 2):
-                extractor(subject.images(2, seed=seed))
-        code = "first = extractor(images); extractor(images + 1); first"
+                extractor(subject.images(2, seed=seed, name="others"))
         for layer, array in kept.items():
+            code = (
+                f"first = extractor(images)[{layer!r}]\nbefore = np.array(first)\nextractor(others)\n"
+                "np.array(first), before"
+            )
             subject.same(first[layer], array, f"a later call changed an earlier {layer!r} ({kind})", layer, code)
 
 
@@ -157,22 +182,28 @@ def input_untouched(subject: Subject) -> None:
             images = subject.images(2, kind=kind)
             before = images.copy()
             extractor(images)
-            code = "before = images.copy(); extractor(images); (images == before).all()"
+            code = "before = images.copy()\nextractor(images)\nassert np.array_equal(images, before)"
             holds = images.tobytes() == before.tobytes()
             subject.expect(holds, f"the call changed its input ({kind})", "the same images", "others", code=code)
 
 
 def _hold_form(subject: Subject, forms: Mapping[str, tuple[Callable[[Floats], Floats], str]]) -> None:
-    """Images in another form give the features of the same images in the usual one; to each form the code for it."""
+    """Images in another form give the features of the same images in the usual one.
+
+    To each form the code for it, whose last line is the expression of the images.
+    """
     with subject.open() as extractor:
         for kind in ("noise", "uint8"):
             images = subject.images(2, kind=kind)
             wanted = extractor(images)
             for name, (form, code) in forms.items():
+                *before, formed = code.splitlines()
+                subject.scene.doing = "\n".join([*before, f"extractor({formed})"])
                 got = extractor(form(images))
                 for layer in subject.layers:
                     problem = f"{name} images give another {layer!r} ({kind})"
-                    subject.close(got[layer], wanted[layer], problem, layer, code)
+                    pair = f"extractor({formed})[{layer!r}], extractor(images)[{layer!r}]"
+                    subject.close(got[layer], wanted[layer], problem, layer, "\n".join([*before, pair]))
 
 
 @check("arrays.readonly")
@@ -189,7 +220,7 @@ def readonly(subject: Subject) -> None:
         frozen.setflags(write=False)
         return frozen
 
-    _hold_form(subject, {"read-only": (form, "images.setflags(write=False); extractor(images)")})
+    _hold_form(subject, {"read-only": (form, "frozen = images.copy()\nfrozen.setflags(write=False)\nfrozen")})
 
 
 @check("arrays.strided")
@@ -204,11 +235,11 @@ def strided(subject: Subject) -> None:
     forms: dict[str, tuple[Callable[[Floats], Floats], str]] = {
         "channels-last": (
             lambda images: np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
-            "extractor(np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))",
+            "np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)",
         ),
         "mirrored": (
             lambda images: np.ascontiguousarray(images[:, :, ::-1, ::-1])[:, :, ::-1, ::-1],
-            "extractor(np.ascontiguousarray(images[:, :, ::-1, ::-1])[:, :, ::-1, ::-1])",
+            "np.ascontiguousarray(images[:, :, ::-1, ::-1])[:, :, ::-1, ::-1]",
         ),
     }
     _hold_form(subject, forms)
@@ -228,10 +259,11 @@ def float64(subject: Subject) -> None:
         found = {dtype: extractor(images.astype(dtype)) for dtype in (np.float64, np.float16)}
     for dtype, rtol in ((np.float64, 1e-4), (np.float16, 5e-2)):
         got = found[dtype]
-        code = f"extractor(images.astype(np.{np.dtype(dtype).name}))"
+        call = f"extractor(images.astype(np.{np.dtype(dtype).name}))"
         for layer in subject.layers:
-            name = got[layer].dtype
+            name, shown = got[layer].dtype, f"{call}[{layer!r}]"
             problem = f"{layer!r} takes its type from the images"
-            subject.expect(name == np.float32, problem, "float32", name, layer, code)
+            subject.expect(name == np.float32, problem, "float32", name, layer, f"assert {shown}.dtype == np.float32")
             problem = f"{layer!r} of {np.dtype(dtype).name} images is another"
+            code = f"{shown}, extractor(images)[{layer!r}]"
             subject.close(got[layer], wanted[layer], problem, layer, code, rtol=rtol, atol=rtol)

@@ -54,7 +54,7 @@ def levels(subject: Subject) -> None:
     indices, before = [], None
     for name, info in sorted(_levelled(subject).items()):
         wanted = 2 ** int(name[1:])
-        code = f"featreg.describe({subject.model!r}).resolve({name!r}).reduction"
+        code = f"assert featreg.describe({subject.model!r}).resolve({name!r}).reduction == {wanted}"
         dilated = info.reduction == before and before is not None and before < wanted
         holds = dilated or (info.reduction is not None and level_of(info.reduction) == name)
         subject.expect(holds, f"{name} lies at another stride", wanted, info.reduction, name, code)
@@ -116,13 +116,22 @@ def _hold_corners(subject: Subject, layer: Layer, shares: Floats, fine: bool) ->
     for quarter, column in enumerate(shares.T):
         most = int(column.argmax())
         holds = most == quarter or (not fine and column[most] < CLEARLY * column[quarter])
-        rows, columns = _corners(*subject.case.size)[quarter]
-        code = (
-            f"changed = images.copy(); changed[:, :, {rows.start}:{rows.stop}, {columns.start}:{columns.stop}] += 3\n"
-            f"abs(extractor(changed)[{layer!r}] - extractor(images)[{layer!r}])"
-        )
         problem = f"the {CORNERS[quarter]} of {layer!r} is not that of the image"
+        code = _corner_code(subject, layer, quarter, 1.0 if fine else CLEARLY)
         subject.expect(holds, problem, CORNERS[quarter], CORNERS[most], layer, code)
+
+
+def _corner_code(subject: Subject, layer: Layer, quarter: int, factor: float) -> str:
+    info, size = subject.features[layer], subject.case.size
+    rows, columns = grid = info.grid(*size)
+    apart = f"abs(extractor(changed)[{layer!r}] - extractor(images)[{layer!r}])[0]"
+    cells = ".sum(axis=0)" if info.kind == "map" else f"[{info.prefix_tokens}:].sum(axis=-1).reshape({rows}, {columns})"
+    return (
+        f"shares = []\nfor corner in {_corners(*size)}:\n    changed = images.copy()\n"
+        f"    changed[(..., *corner)] += 3\n    apart = {apart}{cells}\n"
+        f"    means = [apart[quarter].mean() for quarter in {_corners(*grid, parts=2)}]\n"
+        f"    shares.append(means[{quarter}] / sum(means))\nassert {factor} * shares[{quarter}] >= max(shares)"
+    )
 
 
 def _no_prefix(subject: Subject) -> str:
@@ -153,29 +162,3 @@ def prefix(subject: Subject) -> None:
         apart = np.abs(to_numpy(extractor(changed)[layer]) - to_numpy(extractor(images)[layer])).sum(axis=-1)[0]
     wanted, got = info.prefix_tokens + columns, int(apart.argmax())
     subject.expect(wanted == got, "a patch of the image is another token", f"token {wanted}", f"token {got}", layer)
-
-
-@check("layout.pooled", when=lambda subject: "" if _poolable(subject) else "no map or patch grid")
-def pooled(subject: Subject) -> None:
-    """``pool="avg"`` is the mean over the positions of the layer without its prefix tokens, and ``flatten`` its values
-    row by row.
-
-    Why: pooled features are what most callers store; a backend with a ``pool`` of its own must mean the same by it.
-    Caught: averages that count the class token among the patches; a flattened NHWC map (timm #1438), whose order is
-    another than every other backend's.
-    Mend: leave ``pool`` and ``flatten`` of BackendExtractor as they are unless the framework needs its own.
-    """
-    images, infos = subject.images(2), _poolable(subject)
-    wholes = subject.run(images, [*infos])
-    flat = subject.run(images, [*infos], flatten=True)
-    for layer, whole in wholes.items():
-        subject.same(flat[layer], whole.reshape(len(whole), -1), f"{layer!r} flattened is in another order", layer)
-    averaged = subject.run(images, [*infos], pool="avg")
-    for layer, info in infos.items():
-        values = wholes[layer] if info.kind == "map" else wholes[layer][:, info.prefix_tokens :]
-        mean = values.mean(axis=(2, 3) if info.kind == "map" else 1, dtype=np.float64)
-        subject.close(averaged[layer], mean, f"the average of {layer!r} is none", layer)
-
-
-def _poolable(subject: Subject) -> dict[Layer, FeatureInfo]:
-    return {layer: info for layer, info in subject.features.items() if info.kind != "vector"}

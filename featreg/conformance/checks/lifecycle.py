@@ -9,6 +9,7 @@ import itertools
 import json
 import pickle
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
@@ -58,7 +59,9 @@ def close(subject: Subject) -> None:
         wanted = other(images).map(np.array)
         with subject.open() as extractor:
             extractor(images)
+            subject.scene.doing = "extractor.close()"
         extractor.close()
+        subject.scene.doing = ""
         subject.raises(
             RequestError,
             lambda: extractor(images),
@@ -67,7 +70,9 @@ def close(subject: Subject) -> None:
         )
         got = other(images)
     for layer in subject.layers:
-        subject.same(got[layer], wanted[layer], f"closing one extractor changes {layer!r} of another", layer)
+        closed = f"with {subject.opening()} as other:\n    other(images)"
+        code = f"wanted = extractor(images)[{layer!r}].copy()\n{closed}\nextractor(images)[{layer!r}], wanted"
+        subject.same(got[layer], wanted[layer], f"closing one extractor changes {layer!r} of another", layer, code)
 
 
 @check("lifecycle.growth")
@@ -87,7 +92,11 @@ def growth(subject: Subject) -> None:
             gc.collect()
             counts.append(len(gc.get_objects()))
     grown = counts[1] - counts[0]
-    code = "for _ in range(50):\n    with featreg.create_extractor(extractor.request) as opened: opened(images)"
+    code = (
+        f"import gc\ncounts = []\nfor cycle in range({CYCLES}):\n    with {subject.opening(layers)} as opened:\n"
+        "        opened(images)\n    gc.collect()\n    counts.append(len(gc.get_objects()))\n"
+        f"assert counts[-1] - counts[{WARMUP - 1}] < {CYCLES - WARMUP}"
+    )
     subject.expect(grown < CYCLES - WARMUP, "objects stay behind", f"below {CYCLES - WARMUP} more", grown, code=code)
 
 
@@ -199,12 +208,33 @@ def pickled_features(subject: Subject) -> None:
     Mend: return plain arrays; keep handles out of descriptions.
     """
     features = subject.run(subject.images(1))
+    subject.scene.doing = "import pickle\npickle.dumps(extractor(images))"
     again = pickle.loads(pickle.dumps(features))
     subject.expect(list(again) == list(features), "pickling loses layers", list(features), list(again))
     for layer in subject.layers:
-        subject.same(again[layer], features[layer], f"pickling changes {layer!r}", layer)
+        pair = f"pickle.loads(pickle.dumps(features))[{layer!r}], features[{layer!r}]"
+        code = f"import pickle\nfeatures = extractor(images)\n{pair}"
+        subject.same(again[layer], features[layer], f"pickling changes {layer!r}", layer, code)
     info = subject.describe()
-    subject.expect(pickle.loads(pickle.dumps(info)) == info, "the description does not survive pickling", code="")
+    code = f"import pickle\ninfo = featreg.describe({subject.model!r})\nassert pickle.loads(pickle.dumps(info)) == info"
+    subject.expect(pickle.loads(pickle.dumps(info)) == info, "the description does not survive pickling", code=code)
+
+
+@contextlib.contextmanager
+def without_network() -> Iterator[list[str]]:
+    """Let every connection fail; what is yielded lists those that were tried."""
+    tried: list[str] = []
+
+    def refuse(*arguments: Any, **_: Any) -> Any:
+        tried.append(str(arguments[1:] or arguments))
+        raise OSError("the conformance kit allows no network here")
+
+    with (
+        mock.patch.object(socket.socket, "connect", refuse),
+        mock.patch.object(socket.socket, "connect_ex", refuse),
+        mock.patch.object(socket, "getaddrinfo", refuse),
+    ):
+        yield tried
 
 
 @check("lifecycle.offline")
@@ -216,18 +246,8 @@ def offline(subject: Subject) -> None:
     build a network of random weights.
     Mend: build from the library's own configuration; touch a hub only for ``weights``.
     """
-    tried: list[str] = []
-
-    def refuse(*arguments: Any, **_: Any) -> Any:
-        tried.append(str(arguments[1:] or arguments))
-        raise OSError("the conformance kit allows no network here")
-
     images = subject.images(1)
-    with (
-        mock.patch.object(socket.socket, "connect", refuse),
-        mock.patch.object(socket.socket, "connect_ex", refuse),
-        mock.patch.object(socket, "getaddrinfo", refuse),
-    ):
+    with without_network() as tried:
         subject.run(images, weights=None)
         subject.describe()
     subject.expect(not tried, "a connection is tried with weights=None", "none", ", ".join(tried[:3]))

@@ -43,7 +43,9 @@ def device(subject: Subject) -> None:
     for fields in ({}, {"device": "cpu"}):
         for layer, array in subject.run(subject.images(1), array="native", **fields).items():
             place = _place(array)
-            subject.expect(place == "cpu", f"{layer!r} lies elsewhere", "cpu", place, layer)
+            shown = f"{subject.opening(array='native', **fields)}(images)[{layer!r}].__dlpack_device__()[0]"
+            code = f"assert {shown} in (1, 3)" if hasattr(array, "__dlpack_device__") else ""
+            subject.expect(place == "cpu", f"{layer!r} lies elsewhere", "cpu", place, layer, code)
 
 
 def _torch_has_cuda() -> bool:
@@ -98,7 +100,8 @@ def native_dtype(subject: Subject) -> None:
         if dtype in subject.info.capabilities:
             for layer, array in subject.run(subject.images(1), array="native", dtype=dtype).items():
                 name = str(array.dtype).lower().rpartition(".")[2]
-                subject.expect(name == dtype, f"{layer!r} is not {dtype}", dtype, name, layer)
+                code = f"assert str(extractor(images)[{layer!r}].dtype).lower().endswith({dtype!r})"
+                subject.expect(name == dtype, f"{layer!r} is not {dtype}", dtype, name, layer, code)
 
 
 @check("arrays.bfloat16_values", needs=["bfloat16"])
@@ -113,7 +116,13 @@ def bfloat16_values(subject: Subject) -> None:
     for layer, array in subject.run(subject.images(2), dtype="bfloat16").items():
         exact = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32) & 0xFFFF == 0
         wrong = f"{np.count_nonzero(~exact)} of {exact.size} with more digits"
-        subject.expect(exact.all(), f"{layer!r} is finer than bfloat16", "values of bfloat16", wrong, layer)
+        code = f"assert not (extractor(images)[{layer!r}].view(np.uint32) & 0xFFFF).any()"
+        subject.expect(exact.all(), f"{layer!r} is finer than bfloat16", "values of bfloat16", wrong, layer, code)
+
+
+SHARING = """\
+arrays = [images, *map(np.asarray, [*extractor(images).values(), *extractor(images).values()])]
+assert not any(np.may_share_memory(one, two) for number, one in enumerate(arrays) for two in arrays[:number])"""
 
 
 @check("arrays.native_storage", needs=["native_array"])
@@ -140,7 +149,8 @@ def native_storage(subject: Subject) -> None:
     pairs = [*itertools.combinations(outputs, 2), *itertools.product(outputs, others)]
     for (one, left), (two, right) in pairs:
         shared = np.may_share_memory(left, right)
-        subject.expect(not shared, f"{one} and {two} share memory", "memory of their own", "shared memory")
+        code = "" if two.startswith("the weight ") else SHARING
+        subject.expect(not shared, f"{one} and {two} share memory", "memory of their own", "shared memory", code=code)
 
 
 def _weights(module: Any) -> list[tuple[str, np.ndarray[Any, Any]]]:

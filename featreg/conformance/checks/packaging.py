@@ -189,8 +189,7 @@ def imports(subject: Subject) -> None:
     """
     spec, plugin = _declared(subject)
     named = {canonicalize_name(Requirement(text).name) for text in spec.requirements}
-    runtimes = {name for name in _closure({plugin.distribution}) if PROJECT in _needs(name)}
-    allowed = _closure(named | {PROJECT}) | runtimes
+    allowed = _closure(named | {PROJECT}) | _runtimes(plugin)
     owners = metadata.packages_distributions()
     for module in (plugin.target.partition(":")[0], spec.factory.partition(":")[0]):
         for name in _imported(module):
@@ -199,6 +198,23 @@ def imports(subject: Subject) -> None:
             problem = f"{module} imports {name}, which no requirement brings"
             subject.expect(holds, problem, f"something of {', '.join(sorted(named))}", name, code=f"import {module}")
     subject.expect(True, "a module that imports nothing needs nothing")
+
+
+def _runtimes(plugin: Plugin) -> set[str]:
+    """The distributions that a plugin's depends on and that are written for featreg, its own among them."""
+    return {name for name in _closure({plugin.distribution}) if PROJECT in _needs(name)}
+
+
+def own_packages(plugin: Plugin, spec: BackendSpec) -> set[str]:
+    """The top-level packages of a plugin and of what it shares with other plugins."""
+    runtimes = _runtimes(plugin)
+    shared = {
+        module
+        for module, owners in metadata.packages_distributions().items()
+        if runtimes & set(map(canonicalize_name, owners))
+    }
+    named = {name.replace("-", "_") for name in runtimes}  # those that are installed editable are in no such list
+    return {*shared, *named, plugin.target.partition(":")[0].partition(".")[0], spec.factory.partition(".")[0]}
 
 
 def _imported(module: str) -> Iterator[str]:

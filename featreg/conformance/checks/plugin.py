@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 from featreg.conformance.elsewhere import ask
 from featreg.conformance.model import check
+from featreg.conformance.planning import range_faults
 from featreg.conformance.subject import Subject
 from featreg.errors import CapabilityError
 from featreg.extractor import describe
@@ -64,8 +65,8 @@ def version_range(subject: Subject) -> None:
     """
     declared = SpecifierSet(_spec(subject).spec)
     major = int(SPEC_VERSION.partition(".")[0])
-    lower = any(part.operator in (">=", "==", "~=") for part in declared)
-    subject.expect(lower, "the range has no beginning", f">={SPEC_VERSION},<{major + 1}", declared, code="")
+    wanted, faults = f">={SPEC_VERSION},<{major + 1}", range_faults(str(declared))
+    subject.expect(not faults, "the range does not begin with a version that exists", wanted, declared, code="")
     ends = f"{major + 1}.0" not in declared
     subject.expect(ends, "the range takes the next major version in", f"<{major + 1}", declared, code="")
 

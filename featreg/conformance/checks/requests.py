@@ -32,15 +32,18 @@ def keys(subject: Subject) -> None:
     """
     images = subject.images(1)
     straight = subject.run(images)
-    subject.expect(list(straight) == list(subject.layers), "other keys", list(subject.layers), list(straight))
+    wanted, got = list(subject.layers), list(straight)
+    subject.expect(got == wanted, "other keys", wanted, got, code=f"assert list(extractor(images)) == {wanted}")
     turned = [*subject.layers[::-1]]
     middle = [*subject.layers[len(turned) // 2 :], *subject.layers[: len(turned) // 2]]
     for order in (turned, middle):
         features = subject.run(images, order)
-        subject.expect(list(features) == order, "keys in another order than asked for", order, list(features))
+        problem, code = "keys in another order than asked for", f"assert list(extractor(images)) == {order}"
+        subject.expect(list(features) == order, problem, order, list(features), code=code)
         for layer in order:
             problem = f"{layer!r} is another layer when asked for in another order"
-            subject.close(features[layer], straight[layer], problem, layer, f"extractor(images)[{layer!r}]")
+            code = f"extractor(images)[{layer!r}], {subject.opening()}(images)[{layer!r}]"
+            subject.close(features[layer], straight[layer], problem, layer, code)
 
 
 @check("order.refused")
@@ -187,7 +190,8 @@ def undeclared(subject: Subject) -> None:
             (CapabilityError, LayerError) if capability == "native_names" else CapabilityError,
             partial(_open, subject, layers, **fields),
             f"{capability}, which is not declared,",
-            f"featreg.create_extractor({subject.model!r}, {layers}{arguments})",
+            f"if {capability!r} not in featreg.describe({subject.model!r}).capabilities:\n"
+            f"    featreg.create_extractor({subject.model!r}, {layers}{arguments})",
         )
 
 
@@ -218,7 +222,13 @@ def native_names(subject: Subject) -> None:
     subject.expect(spread, "no native name has a shape", "at least one", [node.name for node in nodes][:5])
     for node, array in zip(spread, _asked(subject, [node.name for node in spread]), strict=True):
         got = tuple(array.shape[1:])
-        subject.expect(got == node.shape, f"{node.name!r} has another shape than listed", node.shape, got, node.name)
+        code = (
+            f"nodes = featreg.list_nodes({subject.model!r}, {subject.case.size})\n"
+            "listed = {node.name: node.shape for node in nodes}\n"
+            f"assert {subject.opening([node.name])}(images)[{node.name!r}].shape[1:] == listed[{node.name!r}]"
+        )
+        problem = f"{node.name!r} has another shape than listed"
+        subject.expect(got == node.shape, problem, node.shape, got, node.name, code)
 
 
 def _asked(subject: Subject, names: Sequence[str]) -> list[Any]:
@@ -256,7 +266,9 @@ def output_stride(subject: Subject) -> None:
             continue
         for layer in layers:
             reduction, got = infos[layer].reduction or 1, tuple(features[layer].shape)
+            code = f"assert extractor.feature_info[{layer!r}].reduction <= {stride}"
             subject.expect(
-                reduction <= stride, f"{layer!r} is coarser than asked for", f"<= {stride}", reduction, layer
+                reduction <= stride, f"{layer!r} is coarser than asked for", f"<= {stride}", reduction, layer, code
             )
-            subject.expect(got == shapes[layer], f"{layer!r} is not as predicted", shapes[layer], got, layer)
+            code = f"assert extractor(images)[{layer!r}].shape == extractor.output_shapes(images.shape)[{layer!r}]"
+            subject.expect(got == shapes[layer], f"{layer!r} is not as predicted", shapes[layer], got, layer, code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from featreg.conformance.cases import outside_sizes
+from featreg.conformance.draws import configured
 from featreg.conformance.model import check
 from featreg.conformance.subject import Subject
 from featreg.errors import InputError
@@ -19,7 +20,7 @@ def _hold_shapes(subject: Subject, extractor: Extractor, batch: int, size: Size)
     features = extractor(subject.images(batch, size))
     for layer, shape in extractor.output_shapes((batch, 3, *size)).items():
         got = tuple(features[layer].shape)
-        code = f"extractor(images)[{layer!r}].shape  # {shape}"
+        code = f"assert extractor(images)[{layer!r}].shape == extractor.output_shapes(images.shape)[{layer!r}]"
         subject.expect(got == shape, f"{layer!r} has another shape than predicted", shape, got, layer, code)
 
 
@@ -50,15 +51,17 @@ def described(subject: Subject) -> None:
     Mend: let ``Backend.info`` and ``BackendExtractor.features`` come from one place, and measure at the size asked for.
     """
     with subject.open() as extractor:
-        found = {size: extractor(subject.images(1, size)) for size in subject.case.sizes}
-    for size, features in found.items():
-        info = subject.describe(size)
-        problem, code = "the model is described at another size", f"featreg.describe({subject.model!r}, {size})"
-        subject.expect(info.input_size == size, problem, size, info.input_size, code=code)
-        for layer in subject.features:
-            shape, got = info.resolve(layer).shape(1, *size), tuple(features[layer].shape)
-            problem = f"{layer!r} has another shape than described at {size[0]}x{size[1]}"
-            subject.expect(got == shape, problem, shape, got, layer)
+        for size in subject.case.sizes:
+            features, info = extractor(subject.images(1, size)), subject.describe(size)
+            described = f"featreg.describe({subject.model!r}, {size})"
+            problem, code = "the model is described at another size", f"assert {described}.input_size == {size}"
+            subject.expect(info.input_size == size, problem, size, info.input_size, code=code)
+            for layer in subject.features:
+                shape, got = info.resolve(layer).shape(1, *size), tuple(features[layer].shape)
+                problem = f"{layer!r} has another shape than described at {size[0]}x{size[1]}"
+                wanted = f"{described}.resolve({layer!r}).shape(1, *{size})"
+                code = f"assert extractor(images)[{layer!r}].shape == {wanted}"
+                subject.expect(got == shape, problem, shape, got, layer, code)
 
 
 @check("shapes.batch")
@@ -78,7 +81,9 @@ def batch_axis(subject: Subject) -> None:
                 shape = tuple(features[layer].shape)
                 holds = len(shape) == ranks[info.kind] and shape[0] == batch
                 wanted = f"{batch} images, rank {ranks[info.kind]} ({info.kind})"
-                subject.expect(holds, f"{layer!r} lost an axis", wanted, shape, layer)
+                array = f"array = extractor(images)[{layer!r}]"
+                code = f"{array}\nassert (len(array), array.ndim) == {batch, ranks[info.kind]}"
+                subject.expect(holds, f"{layer!r} lost an axis", wanted, shape, layer, code)
 
 
 def _has_outside(subject: Subject) -> str:
@@ -114,21 +119,14 @@ def drawn(subject: Subject) -> None:
     fails at 227.
     Mend: as for ``shapes.predicted``; the failing size is in the message, the smallest that hypothesis found.
     """
-    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import given
     from hypothesis import strategies as st
 
     rule, (height, width) = subject.info.input_rule, subject.case.size
     units = st.integers(0, 24)
     step = rule.multiple_of
 
-    @settings(
-        max_examples=DRAWN,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=(Phase.explicit, Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )
+    @configured(DRAWN)
     @given(units, units, st.integers(1, 3), st.lists(st.sampled_from(subject.layers), min_size=1, unique=True))
     def hold(rows: int, columns: int, batch: int, layers: list[str | int]) -> None:
         size = (height, width) if rule.fixed is not None else (height + step * (rows - 8), width + step * (columns - 8))
@@ -159,10 +157,46 @@ def equals_open(subject: Subject) -> None:
     """
     own = subject.describe()
     with subject.open() as extractor:
-        subject.expect(extractor.info == own, "the opened model is described otherwise", own, extractor.info)
+        code = f"assert extractor.info == featreg.describe({subject.model!r})"
+        subject.expect(extractor.info == own, "the opened model is described otherwise", own, extractor.info, code=code)
         for layer in subject.features:
             one, two = own.resolve(layer), extractor.feature_info[layer]
             fields = ("name", "channels", "reduction", "kind", "prefix_tokens", "rounding", "length")
             wanted = {field: getattr(one, field) for field in fields}
             got = {field: getattr(two, field) for field in fields}
-            subject.expect(wanted == got, f"{layer!r} is described otherwise when opened", wanted, got, layer)
+            code = (
+                f"one = featreg.describe({subject.model!r}).resolve({layer!r})\n"
+                f"two = extractor.feature_info[{layer!r}]\n"
+                f"assert all(getattr(one, name) == getattr(two, name) for name in {fields})"
+            )
+            subject.expect(wanted == got, f"{layer!r} is described otherwise when opened", wanted, got, layer, code)
+
+
+def _crop(subject: Subject) -> Size | None:
+    """The size of every crop, or of that of a square image; None where it depends on the image alone."""
+    preprocess = subject.info.preprocess
+    resize = preprocess.resize
+    known = resize is not None and (preprocess.resize_mode == "exact" or resize[0] == resize[1])
+    return preprocess.crop or (resize if known else None)
+
+
+@check("shapes.crop", when=lambda subject: "" if _crop(subject) else "preprocess sets no size")
+def crop(subject: Subject) -> None:
+    """What ``featreg.load_images`` makes of a photograph by ``extractor.preprocess`` is of a size that the model takes
+    (a square photograph, where the preprocessing does not crop).
+
+    Why: ``extractor(featreg.load_images(paths, extractor.preprocess))`` is the first line that anyone writes.
+    Caught: a crop of 30 by 30 for patches of 8, with which every photograph raises InputError.
+    Mend: take the crop from the weights' own configuration and the input rule from the network; where they differ, crop
+    to a size that the rule takes.
+    """
+    size = _crop(subject)
+    assert size is not None
+    with subject.open() as extractor:
+        problem, caught = "crops are not taken", ""
+        try:
+            extractor.output_shapes((1, subject.info.input_rule.channels, *size))
+        except InputError as error:
+            caught = str(error)
+        code = f"assert extractor.output_shapes((1, {subject.info.input_rule.channels}, *{size}))"
+        subject.expect(not caught, problem, f"{size[0]}x{size[1]}", caught, code=code)

@@ -1,9 +1,10 @@
-"""The process and the model are as they were before the call."""
+"""The process is as it was before the call."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import random
 import signal
@@ -15,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from featreg.arrays import to_numpy
 from featreg.conformance.model import check
 from featreg.conformance.subject import Subject
 from featreg.errors import FeatregError, InputError
@@ -51,6 +51,7 @@ def _process() -> dict[str, Any]:
         "recursion limit": sys.getrecursionlimit(),
         "warning filters": list(warnings.filters),
         "exception hook": sys.excepthook,
+        "logging of everyone": (list(logging.root.handlers), logging.root.level, logging.root.manager.disable),
         "standard output": sys.stdout,
         "standard error": sys.stderr,
         "umask": _umask(),
@@ -68,37 +69,55 @@ def _umask() -> int:
 
 def _framework() -> dict[str, Any]:
     """The modes of the framework that a call may have to set."""
-    torch = _torch()
-    if torch is None:
-        return {}
-    return {
-        "grad mode": torch.is_grad_enabled(),
-        "inference mode": torch.is_inference_mode_enabled(),
-        "default dtype": torch.get_default_dtype(),
-        "default device": str(torch.get_default_device()) if hasattr(torch, "get_default_device") else "",
-        "threads": torch.get_num_threads(),
-        "autocast": torch.is_autocast_enabled(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "cudnn.benchmark": torch.backends.cudnn.benchmark,
-    }
+    torch, found = _torch(), {}
+    if torch is not None:
+        for name, read in MODES.items():
+            with contextlib.suppress(AttributeError, RuntimeError):  # older, or the caller mixes two ways of setting it
+                found[name] = read(torch)
+    return found
+
+
+MODES: Mapping[str, Callable[[Any], Any]] = {
+    "grad mode": lambda torch: torch.is_grad_enabled(),
+    "inference mode": lambda torch: torch.is_inference_mode_enabled(),
+    "default dtype": lambda torch: torch.get_default_dtype(),
+    "default device": lambda torch: str(torch.get_default_device()),
+    "threads": lambda torch: torch.get_num_threads(),
+    "threads between operations": lambda torch: torch.get_num_interop_threads(),
+    "autocast": lambda torch: [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
+    "deterministic algorithms": lambda torch: torch.are_deterministic_algorithms_enabled(),
+    "float32 matmul precision": lambda torch: torch.get_float32_matmul_precision(),
+    "cuda.matmul.allow_tf32": lambda torch: torch.backends.cuda.matmul.allow_tf32,
+    "cudnn.allow_tf32": lambda torch: torch.backends.cudnn.allow_tf32,
+    "cudnn.benchmark": lambda torch: torch.backends.cudnn.benchmark,
+    "cudnn.deterministic": lambda torch: torch.backends.cudnn.deterministic,
+    "cudnn.enabled": lambda torch: torch.backends.cudnn.enabled,
+    "mkldnn.enabled": lambda torch: torch.backends.mkldnn.enabled,
+}
+"""What torch keeps for a whole process or thread, and how it is read."""
+
+
+def snapshot() -> dict[str, Any]:
+    """All that a backend leaves as it was."""
+    return {**_process(), **_generators(), **_framework()}
 
 
 def _unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     return ", ".join(name for name, value in before.items() if name not in after or after[name] != value)
 
 
-def _hold_state(subject: Subject, snapshot: Callable[[], dict[str, Any]], what: str) -> None:
+def _hold_state(subject: Subject, read: Callable[[], dict[str, Any]], what: str) -> None:
     """Opening, calling and closing leave a state as it was; describing the case has imported the framework."""
     images = subject.images(2)
-    before = snapshot()
+    before = read()
     with subject.open() as extractor:
-        changed = _unlike(before, snapshot())
+        changed = _unlike(before, read())
         subject.expect(not changed, f"opening changes {what}", "as before", changed, code="")
         extractor(images)
-        changed = _unlike(before, snapshot())
+        changed = _unlike(before, read())
         subject.expect(not changed, f"a call changes {what}", "as before", changed)
         subject.describe(subject.case.size)
-    changed = _unlike(before, snapshot())
+    changed = _unlike(before, read())
     subject.expect(not changed, f"describing or closing changes {what}", "as before", changed)
 
 
@@ -124,7 +143,8 @@ def random_state(subject: Subject) -> None:
 @check("state.process")
 def process(subject: Subject) -> None:
     """Opening, describing, calling and closing leave the working directory, the environment, NumPy's settings, the
-    warning filters, ``sys.path``, the signal handlers, the umask and the standard streams as they were.
+    warning filters, the handlers and the level of the root logger, ``sys.path``, the signal handlers, the umask and the
+    standard streams as they were.
 
     Why: a library is a guest in the caller's process.
     Caught: mindspore 2.10 runs at a fiftieth of its speed unless ``ONEDNN_MAX_CPU_ISA`` is set before its import, which
@@ -142,12 +162,13 @@ def _no_torch(subject: Subject) -> str:
 @check("state.framework", when=_no_torch)
 def framework(subject: Subject) -> None:
     """Opening, describing, calling and closing leave torch's gradient mode, default dtype and device, autocast,
-    determinism and thread count as they were.
+    determinism, thread counts, the precision of float32 products (TF32) and the switches of cuDNN as they were.
 
     Why: the caller trains with the same framework in the same process.
     Caught: ``torch.set_grad_enabled(False)`` in an extractor's constructor, after which nothing trains;
-    ``torch.set_num_threads(1)`` for a repeatable sum.
-    Mend: use the context managers of the framework around the forward pass.
+    ``torch.set_num_threads(1)`` for a repeatable sum; ``cudnn.benchmark = True`` and
+    ``set_float32_matmul_precision("high")`` for speed, which change the numbers of everything else.
+    Mend: use the context managers of the framework around the forward pass (``torch.backends.cudnn.flags``).
     """
     _hold_state(subject, _framework, "the framework's modes")
 
@@ -164,16 +185,22 @@ def exceptions(subject: Subject) -> None:
     images = subject.images(2)
     with subject.open() as extractor:
         wanted = extractor(images).map(np.array)
-        before = {**_process(), **_generators(), **_framework()}
-        for bad in (images[:, :2], images[0], images.astype(str)):
-            subject.raises(
-                InputError, functools.partial(extractor, bad), "a batch that is none", "extractor(images[:, :2])"
-            )
-        changed = _unlike(before, {**_process(), **_generators(), **_framework()})
+        before = snapshot()
+        for bad, code in (
+            (images[:, :2], "images[:, :2]"),
+            (images[0], "images[0]"),
+            (images.astype(str), "images.astype(str)"),
+        ):
+            call = functools.partial(extractor, bad)
+            subject.raises(InputError, call, "a batch that is none", f"extractor({code})")
+        changed = _unlike(before, snapshot())
         subject.expect(not changed, "a refused batch changes the process", "as before", changed)
         got = extractor(images)
     for layer in subject.layers:
-        subject.same(got[layer], wanted[layer], f"after a refused batch {layer!r} is another", layer)
+        each = "for bad in (images[:, :2], images[0], images.astype(str))"
+        refused = f"{each}:\n    try:\n        extractor(bad)\n    except errors.InputError:\n        pass"
+        code = f"wanted = extractor(images)[{layer!r}].copy()\n{refused}\nextractor(images)[{layer!r}], wanted"
+        subject.same(got[layer], wanted[layer], f"after a refused batch {layer!r} is another", layer, code)
 
 
 @check("state.recovers")
@@ -222,67 +249,3 @@ def _failing_at(call: int) -> Iterator[list[int]]:
         yield passed
     finally:
         sys.setprofile(before)
-
-
-def _parameters(module: Any) -> dict[str, Any]:
-    """The parameters, buffers and gradients of a module of torch or MindSpore by name, as bytes; empty for others."""
-    found: dict[str, Any] = {}
-    if hasattr(module, "named_parameters"):  # a Cell of MindSpore has a state_dict too
-        found = {name: to_numpy(value).tobytes() for name, value in module.state_dict().items()}
-        found |= {f"{name}.grad": value.grad is None for name, value in module.named_parameters()}
-    elif hasattr(module, "parameters_dict"):
-        found = {name: to_numpy(value).tobytes() for name, value in module.parameters_dict().items()}
-    return found
-
-
-def _no_parameters(subject: Subject) -> str:
-    """Whoever declares gradients has parameters; of the others some have a module with a state all the same."""
-    if "grad" in subject.info.capabilities:
-        return ""
-    with subject.open(subject.layers[:1]) as extractor:
-        return "" if _parameters(extractor.module) else "extractor.module has no parameters"
-
-
-@check("state.parameters", when=_no_parameters)
-def parameters(subject: Subject) -> None:
-    """Calls leave the parameters and buffers of ``extractor.module`` as they were, bit for bit, and no ``.grad``.
-
-    Why: the caller may train what he extracts from.
-    Caught: timm's models open in training mode, in which batch normalisation rewrites its running mean with each call.
-    Mend: evaluation mode, and no graph unless ``grad`` is asked for.
-    """
-    with subject.open() as extractor:
-        before = _parameters(extractor.module)
-        subject.expect(before, "extractor.module has no parameters", "a module with a state", type(extractor.module))
-        for seed in range(3):
-            extractor(subject.images(2, seed=seed))
-        changed = _unlike(before, _parameters(extractor.module))
-    subject.expect(not changed, "calls change the model", "the parameters as they were", changed)
-
-
-def _hooks(module: Any) -> int:
-    """How many hooks hang on a torch module and those below it."""
-    tables = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return sum(len(getattr(part, table, ())) for part in module.modules() for table in tables)
-
-
-@check("state.hooks", needs=["grad"])
-def hooks(subject: Subject) -> None:
-    """A call leaves as many hooks on the module as there were before it, also where the call fails.
-
-    Why: hooks that stay slow every later call, keep its tensors alive, and fill taps of extractors long closed.
-    Caught: complaints about memory (thingsvision #74), to which hooks that are left behind are one way.
-    Mend: attach hooks in a context manager, or once when the extractor is opened.
-    """
-    with subject.open() as extractor:
-        module = extractor.module
-        if not hasattr(module, "modules"):
-            subject.expect(True, "no module of torch has no hooks of torch")
-            return
-        images = subject.images(1)
-        extractor(images)
-        before = _hooks(module)
-        extractor(images)
-        with contextlib.suppress(FeatregError):
-            extractor(images[:, :2])
-        subject.expect(_hooks(module) == before, "a call leaves hooks", f"{before} hooks", f"{_hooks(module)}")

@@ -26,10 +26,18 @@ def synthetic(subject: Subject) -> None:
             identities.append(extractor.weights_identity())
             outputs.append(extractor(images).map(lambda array: np.array(to_numpy(array))))
     one, two, other = outputs
+    first, second = (subject.opening(weights=f"synthetic:{seed}") for seed in (1, 2))
     for layer in subject.layers:
-        subject.same(two[layer], one[layer], f"one seed gives two different {layer!r}", layer)
-        subject.expect(np.isfinite(one[layer]).all(), f"{layer!r} is not finite with synthetic weights", layer=layer)
+        code = f"{first}(images)[{layer!r}], {first}(images)[{layer!r}]"
+        subject.same(two[layer], one[layer], f"one seed gives two different {layer!r}", layer, code)
+        problem, code = f"{layer!r} is not finite", f"assert np.isfinite({first}(images)[{layer!r}]).all()"
+        subject.expect(np.isfinite(one[layer]).all(), problem, "finite values", "others", layer, code)
     differing = [layer for layer in subject.layers if not np.array_equal(one[layer], other[layer])]
-    subject.expect(differing, "two seeds give the same features", "other values in some layer", "the same in all")
+    problem, expected = "two seeds give the same features", "other values in some layer"
+    both = f"one, other = {first}(images), {second}(images)"
+    code = f"{both}\nassert not all(np.array_equal(one[layer], other[layer]) for layer in one)"
+    subject.expect(differing, problem, expected, "the same in all", code=code)
     alike = identities[0] == identities[1] != identities[2]
-    subject.expect(alike, "the identity does not tell the seeds apart", "one for each seed", identities)
+    problem, found = "the identity does not tell the seeds apart", f"{first}.weights_identity()"
+    code = f"assert {found} == {found} != {second}.weights_identity()"
+    subject.expect(alike, problem, "one for each seed", identities, code=code)

@@ -11,6 +11,7 @@ import numpy as np
 
 from featreg.conformance.checks.values import ROUNDING
 from featreg.conformance.model import check
+from featreg.conformance.oracles import ask_oracle, oracle_code
 from featreg.conformance.subject import Floats, Subject
 from featreg.errors import CapabilityError, InputError, LayerError
 from featreg.extractor import Extractor, create_extractor
@@ -56,10 +57,25 @@ def values(subject: Subject) -> None:
     assert subject.case.text_oracle is not None
     texts = subject.texts()
     with subject.open(subject.case.text_layers) as extractor:
-        wanted = subject.case.text_oracle(subject.case.model, extractor.module)(texts)
+        wanted = ask_oracle(subject, subject.case.text_oracle, extractor.module)(texts)
         features = extractor(texts)
     for layer in wanted:
-        subject.close(features[layer], wanted[layer], f"{layer!r} has other values than its oracle", layer)
+        problem, code = f"{layer!r} has other values than its oracle", oracle_code(subject, layer, texts=True)
+        subject.close(features[layer], wanted[layer], problem, layer, code)
+
+
+@check("text.has_oracle", level="SHOULD", needs=["text"])
+def has_oracle(subject: Subject) -> None:
+    """The case of a model with a text tower carries an oracle of texts, which gives the true values of a layer.
+
+    Why: without one no check knows what the numbers of a text should be; that of images says nothing of them.
+    Caught: nothing in the wild. A tower that reads every text as another is right by all checks that compare it with
+    itself.
+    Mend: yield ``Case(..., text_oracle=...)``: a function of (model, module) that encodes texts with the library's own
+    tokenizer and tower, and the weights of ``module``.
+    """
+    given = subject.case.text_oracle is not None
+    subject.expect(given, "the case has no oracle of texts", "Case(..., text_oracle=...)", "None", code="")
 
 
 @check("text.shapes", needs=["text"])
@@ -97,8 +113,13 @@ def repeat(subject: Subject) -> None:
         second = extractor(texts)
     third = subject.run(texts, subject.case.text_layers)
     for layer in subject.case.text_layers:
-        subject.same(second[layer], first[layer], f"the same texts give another {layer!r}", layer)
-        subject.same(third[layer], first[layer], f"two extractors of one request differ in {layer!r}", layer)
+        again = (
+            f"first = extractor(texts)[{layer!r}].copy()\nextractor(texts[::-1])\nextractor(texts)[{layer!r}], first"
+        )
+        subject.same(second[layer], first[layer], f"the same texts give another {layer!r}", layer, again)
+        opened = subject.opening(subject.case.text_layers)
+        reopened = f"{opened}(texts)[{layer!r}], {opened}(texts)[{layer!r}]"
+        subject.same(third[layer], first[layer], f"two extractors of one request differ in {layer!r}", layer, reopened)
 
 
 @check("text.batch", needs=["text"])
@@ -116,11 +137,11 @@ def batch(subject: Subject) -> None:
         for row, text in enumerate(texts):
             alone = extractor([text])
             for layer in subject.case.text_layers:
-                code = f"extractor(texts)[{layer!r}][{row}] - extractor(texts[{row}:{row + 1}])[{layer!r}][0]"
+                code = f"extractor(texts)[{layer!r}][{row}], extractor(texts[{row}:{row + 1}])[{layer!r}][0]"
                 problem = f"{layer!r} of a text depends on the other texts"
                 subject.close(together[layer][row], alone[layer][0], problem, layer, code, **ROUNDING)
     for layer in subject.case.text_layers:
-        code = f"extractor(texts[::-1])[{layer!r}] - extractor(texts)[{layer!r}][::-1]"
+        code = f"extractor(texts[::-1])[{layer!r}], extractor(texts)[{layer!r}][::-1]"
         problem = f"the rows of {layer!r} are not the texts in order"
         subject.close(turned[layer], together[layer][::-1], problem, layer, code, **ROUNDING)
 
@@ -139,7 +160,8 @@ def distinct(subject: Subject) -> None:
         rows = {np.ascontiguousarray(row).tobytes() for row in array}
         wanted = len(set(texts))
         problem = f"different texts give the same {layer!r}"
-        subject.expect(len(rows) == wanted, problem, f"{wanted} different rows", len(rows), layer)
+        code = f"assert len(np.unique(extractor(texts)[{layer!r}], axis=0)) == {wanted}"
+        subject.expect(len(rows) == wanted, problem, f"{wanted} different rows", len(rows), layer, code)
 
 
 @check("text.long", needs=["text"])

@@ -21,8 +21,6 @@ THREADS, ROUNDS = 4, 3
 PATIENCE = 60
 """Seconds after which a thread that should have been let go on fails; no result depends on it."""
 
-SHARED = "from concurrent.futures import ThreadPoolExecutor\nlist(ThreadPoolExecutor(4).map(extractor, [images] * 4))"
-
 
 @check("capabilities.thread_safe", needs=["thread_safe"])
 def thread_safe(subject: Subject) -> None:
@@ -44,7 +42,7 @@ def thread_safe(subject: Subject) -> None:
         for features in rounds:
             for layer in subject.layers:
                 problem = f"{layer!r} is another when threads call at once"
-                subject.close(features[layer], one[layer], problem, layer, SHARED)
+                subject.close(features[layer], one[layer], problem, layer)
 
 
 def _call_often(extractor: Extractor, images: Floats, start: threading.Barrier) -> list[FeatureSet]:
@@ -83,12 +81,12 @@ def one_thread(subject: Subject) -> None:
         first = pool.submit(extractor, images)
         try:
             entered.wait(PATIENCE)
-            subject.raises(CapabilityError, lambda: extractor(images), "a call while another thread is in one", SHARED)
+            subject.raises(CapabilityError, lambda: extractor(images), "a call while another thread is in one", "")
         finally:
             let_go.set()
         got = first.result()
     for layer in subject.layers:
-        subject.same(got[layer], wanted[layer], f"a call that was refused changed {layer!r} of another", layer, SHARED)
+        subject.same(got[layer], wanted[layer], f"a call that was refused changed {layer!r} of another", layer)
 
 
 def _opened_as(subject: Subject, kind: type[DoubleExtractor]) -> Extractor:

@@ -8,6 +8,7 @@ import numpy as np
 
 from featreg.arrays import to_numpy
 from featreg.conformance.model import check
+from featreg.conformance.oracles import ask_oracle, oracle_code
 from featreg.conformance.subject import Subject
 from featreg.spec import Layer
 
@@ -33,12 +34,13 @@ def oracle(subject: Subject) -> None:
     """
     assert subject.case.oracle is not None
     with subject.open() as extractor:
-        truth = subject.case.oracle(subject.case.model, extractor.module)
+        truth = ask_oracle(subject, subject.case.oracle, extractor.module)
         for size in subject.case.sizes:
             images = subject.images(2, size)
             features, wanted = extractor(images), truth(images.copy())
             for layer in wanted:
-                subject.close(features[layer], wanted[layer], f"{layer!r} has other values than its oracle", layer)
+                problem = f"{layer!r} has other values than its oracle"
+                subject.close(features[layer], wanted[layer], problem, layer, oracle_code(subject, layer))
 
 
 @check("values.has_oracle", level="SHOULD", when=lambda subject: "")
@@ -62,14 +64,14 @@ def repeat(subject: Subject) -> None:
     draws, and batch normalisation moves its averages with each call.
     Mend: set evaluation mode in ``open``, keep no state between calls.
     """
-    images, others = subject.images(2), subject.images(2, seed=1)
-    images = subject.images(2)
+    images, others = subject.images(2), subject.images(2, seed=1, name="others")
     with subject.open() as extractor:
         first = extractor(images).map(lambda array: np.array(to_numpy(array)))
         extractor(others)
         second = extractor(images)
     for layer in subject.layers:
-        subject.same(second[layer], first[layer], f"the same images give another {layer!r}", layer)
+        code = f"first = extractor(images)[{layer!r}].copy()\nextractor(others)\nextractor(images)[{layer!r}], first"
+        subject.same(second[layer], first[layer], f"the same images give another {layer!r}", layer, code)
 
 
 @check("values.reopen")
@@ -84,7 +86,8 @@ def reopen(subject: Subject) -> None:
     images = subject.images(2)
     first, second = (subject.run(images) for _ in range(2))
     for layer in subject.layers:
-        subject.same(second[layer], first[layer], f"two extractors of one request differ in {layer!r}", layer)
+        code = f"{subject.opening()}(images)[{layer!r}], {subject.opening()}(images)[{layer!r}]"
+        subject.same(second[layer], first[layer], f"two extractors of one request differ in {layer!r}", layer, code)
 
 
 @check("values.batch")
@@ -102,7 +105,7 @@ def batch(subject: Subject) -> None:
         for row in range(3):
             alone = extractor(images[row : row + 1])
             for layer in subject.layers:
-                code = f"extractor(images)[{layer!r}][{row}] - extractor(images[{row}:{row + 1}])[{layer!r}][0]"
+                code = f"extractor(images)[{layer!r}][{row}], extractor(images[{row}:{row + 1}])[{layer!r}][0]"
                 problem = f"{layer!r} depends on the other images of the batch"
                 subject.close(together[layer][row], alone[layer][0], problem, layer, code, **ROUNDING)
 
@@ -119,7 +122,7 @@ def permuted(subject: Subject) -> None:
     with subject.open() as extractor:
         straight, turned = extractor(images), extractor(images[order])
     for layer in subject.layers:
-        code = f"extractor(images[{order}])[{layer!r}] - extractor(images)[{layer!r}][{order}]"
+        code = f"extractor(images[{order}])[{layer!r}], extractor(images)[{layer!r}][{order}]"
         problem = f"the rows of {layer!r} are not the images in order"
         subject.close(turned[layer], straight[layer][order], problem, layer, code, **ROUNDING)
 
@@ -138,7 +141,8 @@ def alone(subject: Subject) -> None:
     for layer in subject.layers:
         single = subject.run(images, [layer])[layer]
         problem = f"{layer!r} alone differs from itself among others"
-        subject.close(single, together[layer], problem, layer)
+        code = f"{subject.opening([layer])}(images)[{layer!r}], {subject.opening()}(images)[{layer!r}]"
+        subject.close(single, together[layer], problem, layer, code)
 
 
 @check("values.distinct")
@@ -152,13 +156,15 @@ def distinct(subject: Subject) -> None:
     """
     images = subject.images(2)
     with subject.open() as extractor:
-        one, two = extractor(images), extractor(subject.images(2, seed=1))
+        one, two = extractor(images), extractor(subject.images(2, seed=1, name="others"))
     for layer in subject.layers:
-        for problem, first, second in (
-            (f"other images give the same {layer!r}", one[layer], two[layer]),
-            (f"two images of a batch give the same {layer!r}", one[layer][0], one[layer][1]),
+        apart = f"extractor(images)[{layer!r}], extractor(others)[{layer!r}]"
+        for problem, first, second, pair in (
+            (f"other images give the same {layer!r}", one[layer], two[layer], apart),
+            (f"two images of a batch give the same {layer!r}", *one[layer][:2], f"*extractor(images)[{layer!r}]"),
         ):
-            subject.expect(not np.array_equal(first, second), problem, "other values", "the same values", layer)
+            code = f"assert not np.array_equal({pair})"
+            subject.expect(not np.array_equal(first, second), problem, "other values", "the same values", layer, code)
 
 
 @check("values.rewritten")
@@ -169,14 +175,15 @@ def rewritten(subject: Subject) -> None:
     Caught: a cache that knows its input by identity: the second batch gets the features of the first.
     Mend: keep nothing of the input beyond the call.
     """
-    buffer, others = subject.images(1), subject.images(1, seed=1)
+    buffer, others = subject.images(1), subject.images(1, seed=1, name="others")
     with subject.open() as extractor:
         wanted = extractor(others.copy()).map(lambda array: np.array(to_numpy(array)))
         extractor(buffer)
         buffer[...] = others
         got = extractor(buffer)
-    code = "extractor(images); images[...] = images[..., ::-1].copy(); extractor(images)"
+    rewrite = "extractor(images)\nimages[...] = others"
     for layer in subject.layers:
+        code = f"wanted = extractor(others.copy())[{layer!r}].copy()\n{rewrite}\nextractor(images)[{layer!r}], wanted"
         subject.same(got[layer], wanted[layer], f"a rewritten buffer gives an old {layer!r}", layer, code)
 
 
@@ -194,7 +201,8 @@ def finite(subject: Subject) -> None:
             for layer, array in extractor(subject.images(1, kind=kind)).items():
                 bad = int(array.size - np.isfinite(array).sum())
                 problem = f"{layer!r} is not finite on {kind}"
-                subject.expect(not bad, problem, "finite values", f"{bad} of {array.size} are not", layer)
+                code = f"assert np.isfinite(extractor(images)[{layer!r}]).all()"
+                subject.expect(not bad, problem, "finite values", f"{bad} of {array.size} are not", layer, code)
 
 
 @check("values.precision")
@@ -202,9 +210,8 @@ def precision(subject: Subject) -> None:
     """With ``dtype="float32"`` the values have float32's resolution: some of every large layer fit no half precision.
 
     Why: half precision inside costs three digits, and no shape or type shows it.
-    Caught: CLIP #30: half precision on the GPU but not on the CPU, from one call; an autocast that the caller had set
-    and that reaches into the backend.
-    Mend: turn autocast off around the forward pass, and cast the network to ``request.dtype``.
+    Caught: CLIP #30: half precision on the GPU but not on the CPU, from one call.
+    Mend: cast the network to ``request.dtype``, and use no autocast of your own.
     """
     images = subject.images(2)
     for layer, array in subject.run(images).items():
@@ -214,7 +221,20 @@ def precision(subject: Subject) -> None:
         zeros = float((array == 0).mean())
         share = max(float(halves), float(brains)) - zeros
         coarse = share > 0.9 * (1 - zeros) and zeros < 1
-        subject.expect(not coarse, f"{layer!r} has half precision inside", "float32", f"{share:.0%} are halves", layer)
+        code = (
+            f"values = extractor(images)[{layer!r}]\n"
+            "assert (values[values != 0].view(np.uint32) & 0x1FFF == 0).mean() < 0.9  # as many zeros as float16 leaves"
+        )
+        problem = f"{layer!r} has half precision inside"
+        subject.expect(not coarse, problem, "float32", f"{share:.0%} are halves", layer, code)
+
+
+_NORMALISED = {
+    color: "own = extractor.preprocess\nmean, std = (np.reshape(part, (3, 1, 1)) for part in (own.mean, own.std))\n"
+    f"floats = (({images} / 255 - mean) / std).astype(np.float32)"
+    for color, images in {"RGB": "images", "BGR": "images[:, ::-1]"}.items()
+}
+"""The code that normalises uint8 by ``extractor.preprocess``, by its color."""
 
 
 @check("values.uint8")
@@ -235,7 +255,8 @@ def uint8(subject: Subject) -> None:
         got, wanted = extractor(images), extractor(floats)
     for layer in subject.layers:
         problem = f"uint8 gives another {layer!r} than the normalised images"
-        subject.close(got[layer], wanted[layer], problem, layer, **ROUNDING)
+        code = f"{_NORMALISED[preprocess.color]}\nextractor(images)[{layer!r}], extractor(floats)[{layer!r}]"
+        subject.close(got[layer], wanted[layer], problem, layer, code, **ROUNDING)
 
 
 @check("values.aliases")
@@ -257,7 +278,9 @@ def aliases(subject: Subject) -> None:
         names.update(dict.fromkeys(key for key in (layer, info.level, info.head, info.index, last) if key is not None))
     every = [key for names in groups.values() for key in names]
     features = subject.run(images, every)
-    subject.expect(list(features) == every, "names of one layer are lost", every, list(features))
+    code = f"assert list(extractor(images)) == {every}"
+    subject.expect(list(features) == every, "names of one layer are lost", every, list(features), code=code)
     for first, *others in groups.values():
         for key in others:
-            subject.same(features[key], features[first], f"{key!r} is not {first!r}", key)
+            code = f"features = extractor(images)\nfeatures[{key!r}], features[{first!r}]"
+            subject.same(features[key], features[first], f"{key!r} is not {first!r}", key, code)

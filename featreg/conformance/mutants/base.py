@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -69,6 +70,9 @@ class DoubleExtractor(BackendExtractor):
         self.info: ModelInfo = inner.info
         self.features: tuple[FeatureInfo, ...] = inner.features
         self.weights_report: WeightsReport | None = inner.weights_report
+
+    def weights_identity(self) -> str | None:
+        return self.inner.weights_identity()
 
     @property
     def module(self) -> Any:
@@ -195,9 +199,9 @@ def like(values: np.ndarray[Any, Any], array: Array) -> Array:
 class Changed(DoubleExtractor):
     """An extractor that changes each array, as NumPy."""
 
+    @abstractmethod
     def change(self, array: Values, info: FeatureInfo) -> Values:
         """What becomes of one array that ``info`` describes."""
-        raise NotImplementedError
 
     def forward(self, batch: Array) -> Sequence[Array]:
         outputs = self.inner.forward(batch)

@@ -11,6 +11,9 @@ from featreg.hookspecs import BackendSpec
 GREEDY = "featreg.conformance.mutants.greedy"
 """A module that imports pytest, which no backend declares."""
 
+NOISY = "featreg.conformance.mutants.noisy"
+"""A module that changes the process when it is imported."""
+
 
 @mutant("plugin.wheel")
 class BorrowedFactory(Double):
@@ -68,3 +71,12 @@ class UndeclaredImport(Double):
     @staticmethod
     def declare(spec: BackendSpec) -> BackendSpec:
         return attrs.evolve(spec, factory=f"{GREEDY}:Backend")
+
+
+@mutant("state.importing")
+class ChangesAtImport(Double):
+    """Sets a filter of warnings and a handler of logging when its factory is imported."""
+
+    @staticmethod
+    def declare(spec: BackendSpec) -> BackendSpec:
+        return attrs.evolve(spec, factory=f"{NOISY}:Backend")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import attrs
 
 from featreg.arrays import Array
-from featreg.conformance.mutants.base import Double, DoubleExtractor, mutant
+from featreg.conformance.mutants.base import Double, DoubleExtractor, declares, mutant
 from featreg.errors import CapabilityError, FeatregError
 from featreg.plugin import BackendExtractor
 from featreg.spec import ExtractionRequest, Layer, ModelInfo, Size
-
-
-def _declares(capability: str):  # type: ignore[no-untyped-def]
-    return lambda info: capability in info.capabilities
 
 
 @mutant("order.keys")
@@ -39,8 +36,9 @@ def _resolves(info: ModelInfo, layer: Layer) -> bool:
 class _Forgiving(Double):
     """Opens another request than the one it was given where a layer is unknown."""
 
+    @abstractmethod
     def layers(self, info: ModelInfo, asked: Sequence[Layer]) -> list[Layer]:
-        raise NotImplementedError
+        """The layers that are opened for those that were asked for."""
 
     def open(self, request: ExtractionRequest) -> BackendExtractor:
         layers = list(dict.fromkeys(self.layers(self.inner.info(request.model), request.layers)))
@@ -128,7 +126,7 @@ class DeclaresMore(Double):
         return tuple(name for name in ("text", "float16", "output_stride") if name not in info.capabilities)
 
 
-@mutant("capabilities.native_names", when=_declares("native_names"))
+@mutant("capabilities.native_names", when=declares("native_names"))
 class NoNativeNames(Double):
     """Declares native names and takes levels and heads alone."""
 
@@ -140,7 +138,7 @@ class NoNativeNames(Double):
         return self.inner.open(request)
 
 
-@mutant("arrays.native", when=_declares("native_array"))
+@mutant("arrays.native", when=declares("native_array"))
 class NoNativeArrays(Double):
     """Declares native arrays and refuses them."""
 
@@ -150,7 +148,7 @@ class NoNativeArrays(Double):
         return self.inner.open(request)
 
 
-@mutant("arrays.native", when=_declares("native_array"))
+@mutant("arrays.native", when=declares("native_array"))
 class OtherNativePath(DoubleExtractor):
     """Computes native arrays in another way than NumPy's."""
 
@@ -159,7 +157,7 @@ class OtherNativePath(DoubleExtractor):
         return [array * 1.01 for array in outputs] if self.request.array == "native" else outputs
 
 
-@mutant("capabilities.output_stride", when=_declares("output_stride"))
+@mutant("capabilities.output_stride", when=declares("output_stride"))
 class IgnoresStride(Double):
     """Opens the plain network where a dilated one is asked for."""
 
@@ -172,12 +170,12 @@ class _IgnoresDtype(Double):
         return self.inner.open(attrs.evolve(request, dtype="float32"))
 
 
-@mutant("arrays.float16", when=_declares("float16"))
+@mutant("arrays.float16", when=declares("float16"))
 class IgnoresFloat16(_IgnoresDtype):
     """Computes in float32 where float16 is asked for."""
 
 
-@mutant("arrays.bfloat16", when=_declares("bfloat16"))
+@mutant("arrays.bfloat16", when=declares("bfloat16"))
 class OverflowsBfloat16(DoubleExtractor):
     """Is far from the truth in bfloat16."""
 

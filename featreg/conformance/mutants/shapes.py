@@ -9,9 +9,10 @@ import attrs
 import numpy as np
 
 from featreg.arrays import Array, to_numpy
-from featreg.conformance.mutants.base import Changed, Double, DoubleExtractor, Values, like, mutant
-from featreg.pool import Pool
-from featreg.spec import FeatureInfo, InputRule, ModelInfo, Size
+from featreg.conformance.cases import outside_sizes
+from featreg.conformance.mutants.base import Changed, Double, DoubleExtractor, Values, mutant
+from featreg.plugin import BackendExtractor
+from featreg.spec import ExtractionRequest, FeatureInfo, InputRule, ModelInfo, Size
 
 
 def _is_free(info: ModelInfo) -> bool:
@@ -186,18 +187,19 @@ class PrefixLast(Changed):
         return np.roll(array, -info.prefix_tokens, 1) if info.prefix_tokens else array
 
 
-@mutant("layout.pooled", when=_has_maps)
-class PoolsMaximum(DoubleExtractor):
-    """Takes the maximum where the average is asked for."""
+@mutant("shapes.crop", when=_has_rule)
+class CropsAnySize(Double):
+    """Crops photographs to a size that the model does not take."""
 
-    def pool(self, array: Array, info: FeatureInfo, pool: Pool) -> Array:
-        return self.inner.pool(array, info, Pool("max") if pool.kind == "avg" else pool)
+    def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
+        return _cropped(self.inner.info(model, input_size))
+
+    def open(self, request: ExtractionRequest) -> BackendExtractor:
+        opened = DoubleExtractor(self.inner.open(request), request)
+        opened.info = _cropped(opened.info)
+        return opened
 
 
-@mutant("layout.pooled", when=_has_maps)
-class FlattensColumns(DoubleExtractor):
-    """Flattens with the channels last."""
-
-    def flatten(self, array: Array) -> Array:
-        values = to_numpy(array)
-        return like(np.moveaxis(values, 1, -1).reshape(len(values), -1), array)
+def _cropped(info: ModelInfo) -> ModelInfo:
+    size = outside_sizes(info.input_rule, info.input_size)[0]
+    return attrs.evolve(info, preprocess=attrs.evolve(info.preprocess, crop=size))

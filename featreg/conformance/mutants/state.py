@@ -24,10 +24,6 @@ def _has_torch(info: ModelInfo) -> bool:
     return "torch" in sys.modules
 
 
-def _trains(info: ModelInfo) -> bool:
-    return "grad" in info.capabilities
-
-
 @mutant("state.random")
 class SeedsEverything(Double):
     """Seeds the global generators to make its own weights repeat."""
@@ -84,6 +80,36 @@ class TurnsGradientsOff(DoubleExtractor):
         return self.inner.forward(batch)
 
 
+@mutant("state.framework", when=_has_torch)
+class TunesTheFramework(DoubleExtractor):
+    """Lets cuDNN choose among its kernels for everyone, as long as it is open."""
+
+    def __init__(self, inner: BackendExtractor, request: ExtractionRequest) -> None:
+        super().__init__(inner, request)
+        self.flags: Any = sys.modules["torch"].backends.cudnn
+        self.before = self.flags.benchmark
+        self.flags.benchmark = not self.before
+
+    def close(self) -> None:
+        self.flags.benchmark = self.before
+        self.inner.close()
+
+
+@mutant("state.framework", when=_has_torch)
+class LowersPrecision(DoubleExtractor):
+    """Lets products of float32 be less precise for everyone, as long as it is open."""
+
+    def __init__(self, inner: BackendExtractor, request: ExtractionRequest) -> None:
+        super().__init__(inner, request)
+        torch: Any = sys.modules["torch"]
+        self.before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium" if self.before == "highest" else "highest")
+
+    def close(self) -> None:
+        sys.modules["torch"].set_float32_matmul_precision(self.before)
+        self.inner.close()
+
+
 @mutant("state.exceptions")
 class SpoiltByRefusal(DoubleExtractor):
     """Looks at a batch before it is checked, and keeps what it saw."""
@@ -110,28 +136,6 @@ class LeftInTheMiddle(DoubleExtractor):
         outputs = [like(to_numpy(array) * np.float32(self.begun), array) for array in self.inner.forward(batch)]
         self.begun -= 1
         return outputs
-
-
-@mutant("state.parameters", when=_trains)
-class MovesParameters(DoubleExtractor):
-    """Changes a parameter with every call, as a moving average does in training mode."""
-
-    def forward(self, batch: Array) -> Sequence[Array]:
-        outputs = self.inner.forward(batch)
-        for value in self.module.state_dict().values():
-            if value.is_floating_point():
-                value.data.mul_(1.001)
-                break
-        return outputs
-
-
-@mutant("state.hooks", when=_trains)
-class LeaksHooks(DoubleExtractor):
-    """Attaches a hook with every call."""
-
-    def forward(self, batch: Array) -> Sequence[Array]:
-        self.module.register_forward_hook(lambda *arguments: None)
-        return self.inner.forward(batch)
 
 
 @mutant("lifecycle.close")

@@ -26,7 +26,7 @@ from featreg_mindspore.extractor import MindsporeExtractor
 from featreg_mindspore.families import Source, family_of
 from featreg_mindspore.learning import Learnt, learn, learn_cell
 from featreg_mindspore.libraries import mindcv
-from featreg_mindspore.likeness import deviations, imitate
+from featreg_mindspore.likeness import add_biases, deviations, imitate
 from featreg_mindspore.onednn import cap_instruction_set
 from featreg_mindspore.reading import Checkpoint, read_checkpoint
 from featreg_mindspore.runtime import check_device, evaluating, quieten_exit
@@ -69,7 +69,8 @@ class MindsporeBackend(Backend):
         learnt.survey.rule.check(*size)
         if not learnt.survey.follows_formula(size):
             learnt.see(size)
-        return _info(model, learnt, networks.preprocess(model, learnt.survey.size), size, _deviations(model, learnt))
+        deviating = _deviations(model, learnt.network)
+        return _info(model, learnt, networks.preprocess(model, learnt.survey.size), size, deviating)
 
     def nodes(self, model: str, input_size: Size | None = None, train: bool = False) -> Sequence[NodeInfo]:
         """Every cell that runs, in the order in which they finish; their names are the same in training mode."""
@@ -83,7 +84,7 @@ class MindsporeBackend(Backend):
         That is the library whose names the checkpoint has, torchvision where it has none of theirs.
         """
         check_device(request.device)
-        model, options = request.model, request.options
+        model, options, seed = request.model, request.options, synthetic_seed(request.weights)
         _check_options(model, options)
         checkpoint = _checkpoint(request)
         network = networks.build(model)
@@ -92,17 +93,19 @@ class MindsporeBackend(Backend):
         alike = (source or family.sources[0]) if family is not None and "padding" in options else None
         if alike is not None:
             imitate(network, alike)
+            if seed is not None:  # which has numbers for the biases that mindcv leaves out, too
+                add_biases(network, alike)
         if checkpoint is not None and source is not None:
             checkpoint = weights.prepare(network, checkpoint, source)
         learnt = self._learn(model, alike)
         preprocess = networks.preprocess(model, learnt.survey.size)
-        info = _info(model, learnt, preprocess, None, _deviations(model, learnt, alike))
+        info = _info(model, learnt, preprocess, None, _deviations(model, network, alike))
         opened = MindsporeExtractor(network, info, learnt, request.layers)
         if request.weights == "default":
             weights.load_default(model, network)
         own = weights.parameters(network)
         drop(network, find_unused(learnt.network, opened.taps, info.input_size, learnt.fake))
-        if (seed := synthetic_seed(request.weights)) is not None:
+        if seed is not None:
             weights.draw_into(own, seed, canonical_names("featreg_mindspore", model))
         if checkpoint is not None:
             spare = own.keys() - weights.parameters(network).keys()
@@ -181,11 +184,11 @@ def _checkpoint(request: ExtractionRequest) -> Checkpoint | None:
     return read_checkpoint(str(request.weights), average=request.options.get("ema", True))
 
 
-def _deviations(model: str, learnt: Learnt, alike: Source | None = None) -> tuple[str, ...]:
+def _deviations(model: str, network: Any, alike: Source | None = None) -> tuple[str, ...]:
     family = family_of(model)
     if family is None:
         return ()
-    return deviations(learnt.network, family.sources if alike is None else (alike,))
+    return deviations(network, family.sources if alike is None else (alike,))
 
 
 def _info(
@@ -193,4 +196,5 @@ def _info(
 ) -> ModelInfo:
     survey = learnt.survey
     size = size or survey.size
-    return ModelInfo("mindspore", model, size, survey.features(size), preprocess, survey.rule, CAPABILITIES, deviating)
+    features, native = survey.features(size), survey.natives(size)
+    return ModelInfo("mindspore", model, size, features, preprocess, survey.rule, CAPABILITIES, deviating, native)

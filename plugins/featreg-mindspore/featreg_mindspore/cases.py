@@ -13,7 +13,7 @@ SHAPES = ("shapes.described", "shapes.outside", "shapes.predicted", "values.orac
 OWN = ("layout.levels", "layout.local", *SHAPES)
 """The checks of what the networks differ in; the others are one path for all of them."""
 
-TOKENS = ("layout.prefix", "shapes.outside", "shapes.predicted", "values.oracle")
+TOKENS = ("layout.pooled", "layout.prefix", "shapes.crop", "shapes.outside", "shapes.predicted", "values.oracle")
 """What a transformer adds, which runs at 224x224 alone and takes a second for an image."""
 
 SIZES = ((64, 64), (96, 64), (64, 96), (65, 67), (32, 32))

@@ -76,6 +76,15 @@ class Survey:
                 found[self.describe(place, size).feature] = place
         return found
 
+    def natives(self, size: Size | None = None) -> tuple[FeatureInfo, ...]:
+        """What the cells of the features give by themselves, where a map is made of it: the tokens of blocks."""
+        made = [
+            feature.name for feature, place in self.features(size).items() if feature.kind == "map" and place.as_map
+        ]
+        asked = [Place(name, Source(name)) for name in dict.fromkeys(made) if name in self.types]
+        given = [self.describe(place, size).feature for place in asked]
+        return tuple(feature for feature in given if feature.kind != "map")
+
     def nodes(self, size: Size | None = None) -> tuple[NodeInfo, ...]:
         """Every cell that runs, in the order in which they finish, with the shape that asking for it gives."""
         size = size or self.size

@@ -12,17 +12,6 @@ from featreg_mindspore.backend import MindsporeBackend
 
 TABLES = Path(__file__).parents[3] / "specs" / "architectures"
 
-# mindcv's names of the architectures that have no row for mindspore in their table, and those cells, by hand.
-UNLISTED = {
-    "vgg16": ("vgg16", [f"features.{n}" for n in (3, 8, 15, 22, 29, 30)]),
-    "densenet121": (
-        "densenet121",
-        [f"features.{n}" for n in ("relu0", *(f"denseblock{k}" for k in (1, 2, 3)), "relu5")],
-    ),
-    "swin_t": ("swin_tiny", ["layers.0.blocks.1", "layers.1.blocks.1", "layers.2.blocks.5", "layers.3"]),
-    "vit_b_16": ("vit_b_16_224", ["blocks.11"]),
-}
-
 
 @pytest.fixture(scope="module")
 def backend() -> MindsporeBackend:
@@ -38,21 +27,18 @@ def listed() -> list[str]:
     return sorted(path.stem for path in TABLES.glob("*.json") if "mindspore" in table(path.stem)["backends"])
 
 
-@pytest.mark.parametrize("architecture", [*listed(), *sorted(UNLISTED)])
+@pytest.mark.parametrize("architecture", listed())
 def test_levels_are_those_of_the_table(architecture: str, backend: MindsporeBackend) -> None:
     content = table(architecture)
-    own = content["backends"].get("mindspore")
-    model = own["model"] if own else UNLISTED[architecture][0]
-    features = [feature for feature in backend.info(model, (224, 224)).features if feature.level]
+    own = content["backends"]["mindspore"]
+    features = [feature for feature in backend.info(own["model"], (224, 224)).features if feature.level]
     found = [
         {"level": f.level, "channels": f.channels, "reduction": f.reduction, "shape": list(f.shape(1, 224, 224)[1:])}
         for f in features
     ]
     assert found == content["levels"]
-    if own:
-        assert {feature.level: feature.index for feature in features} == own["indices"]
-    else:
-        assert [feature.name for feature in features] == UNLISTED[architecture][1]
+    field, given = ("index", own["indices"]) if "indices" in own else ("name", own["names"])
+    assert {feature.level: getattr(feature, field) for feature in features} == given
 
 
 def test_a_plain_transformer_has_its_blocks_by_index(backend: MindsporeBackend) -> None:
@@ -63,6 +49,9 @@ def test_a_plain_transformer_has_its_blocks_by_index(backend: MindsporeBackend) 
     assert (info.resolve("tokens").kind, info.resolve("tokens").prefix_tokens) == ("tokens", 1)
     assert info.resolve("tokens").class_token
     assert info.resolve("tokens").shape(3, 224, 224) == (3, 197, 768)
+    assert info.resolve("blocks.5").shape(3, 224, 224) == (3, 197, 768), "what asking for this name gives"
+    assert (info.resolve("blocks.5").prefix_tokens, info.resolve("blocks.5").class_token) == (1, True)
+    assert info.resolve("block.5").shape(3, 224, 224) == (3, 768, 14, 14)
 
 
 @pytest.mark.parametrize(

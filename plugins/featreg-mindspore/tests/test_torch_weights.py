@@ -85,11 +85,14 @@ PAIRS = [
     ("efficientnet_v2_s", "timm", "tf_efficientnetv2_s"),
     ("vgg16", "torchvision", "vgg16"),
     ("vgg16", "timm", "vgg16"),
+    ("densenet121", "torchvision", "densenet121"),
     ("densenet121", "timm", "densenet121"),
     ("regnet_y_400mf", "torchvision", "regnet_y_400mf"),
     ("regnet_y_400mf", "timm", "regnety_004"),
     ("regnet_x_400mf", "timm", "regnetx_004"),  # torchvision's is wider than mindcv's at its end
     ("regnet_x_800mf", "torchvision", "regnet_x_800mf"),
+    ("regnet_y_800mf", "timm", "regnety_008"),
+    ("regnet_y_8_0gf", "timm", "regnety_080"),
     ("swin_tiny", "torchvision", "swin_t"),
     ("swin_tiny", "timm", "swin_tiny_patch4_window7_224"),
     ("vit_b_16_224", "torchvision", "vit_b_16"),
@@ -165,7 +168,9 @@ def test_in_order_another_classifier_is_left_out_where_it_is_not_needed(tmp_path
         ("efficientnet_b0", "timm", "efficientnet_b0", 64),
         ("regnet_y_400mf", "torchvision", "regnet_y_400mf", 65),
         ("convnext_tiny", "torchvision", "convnext_tiny", 65),
+        ("densenet121", "timm", "densenet121", 65),
         ("swin_tiny", "torchvision", "swin_t", 224),
+        ("vit_b_16_224", "torchvision", "vit_b_16", 224),
     ],
 )
 def test_outputs_are_torchs(ours: str, library: str, theirs: str, side: int, tmp_path: Path) -> None:

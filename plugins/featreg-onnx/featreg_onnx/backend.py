@@ -102,9 +102,9 @@ def _info(model: str, survey: Survey, size: Size) -> ModelInfo:
     own = {"cuda": has_cuda(), "float16": survey.number == "float16"}
     capabilities = [name for name in CAPABILITIES if own.get(name, True)]
     plain = Preprocess(survey.size, survey.size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    features = tuple(survey.features(size))
-    preprocess = survey.preprocess or plain
-    return ModelInfo("onnx", model, size, features, preprocess, survey.rule, capabilities, _deviations(survey))
+    features, native = tuple(survey.features(size)), survey.natives(size)
+    preprocess, deviations = survey.preprocess or plain, _deviations(survey)
+    return ModelInfo("onnx", model, size, features, preprocess, survey.rule, capabilities, deviations, native)
 
 
 def _deviations(survey: Survey) -> list[str]:

@@ -79,6 +79,14 @@ class Survey:
                 found[self.describe(place, size).feature] = place
         return found
 
+    def natives(self, size: Size | None = None) -> tuple[FeatureInfo, ...]:
+        """What the tensors of the features are by themselves, where a map is made of them: the tokens of blocks."""
+        made = [
+            feature.name for feature, place in self.features(size).items() if feature.kind == "map" and place.as_map
+        ]
+        given = [self.describe(Place(name), size).feature for name in dict.fromkeys(made)]
+        return tuple(feature for feature in given if feature.kind != "map")
+
     def nodes(self, size: Size | None = None) -> Iterator[NodeInfo]:
         """Every tensor that is a feature, in the order in which they are computed."""
         size = size or self.size

@@ -110,6 +110,8 @@ def test_a_plain_transformer_is_known_by_its_blocks(save: Any, vit: Any) -> None
     tokens = info.resolve("tokens")
     assert (tokens.prefix_tokens, tokens.class_token) == (1, True)
     assert levels(save(vit)) == {"C3": "/encoder/layers/layers.2/Add_1_output_0"}
+    block = info.resolve("/encoder/layers/layers.1/Add_1_output_0")
+    assert block.shape(2, 32, 32) == (2, 17, 24), "by its own name a block is its tokens"
     assert str(info.input_rule) == "exactly 32x32"
 
 

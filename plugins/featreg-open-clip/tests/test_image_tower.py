@@ -56,6 +56,9 @@ def test_blocks_are_maps_by_index_and_tokens_by_name(name, raw_model, images, ho
         equal(features[block], raw[block])
     assert extractor.feature_info[blocks[0]].prefix_tokens == 1
     assert extractor.feature_info[blocks[0]].class_token
+    described = featreg.describe(f"open_clip:{name}")
+    assert [described.resolve(block) for block in blocks] == [extractor.feature_info[block] for block in blocks]
+    assert [described.resolve(layer).kind for layer in (2, "block.2")] == ["map", "map"]
 
 
 @pytest.mark.parametrize("name", VITS)

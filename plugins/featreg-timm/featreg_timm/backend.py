@@ -32,10 +32,15 @@ from featreg_torch.weights import Checkpoint
 __all__ = ["TimmBackend"]
 
 
+_ADAPTED = frozenset(("img_size", "in_chans"))
+"""The options to which timm brings weights of another shape."""
+
+
 class TimmBackend(TorchBackend):
     """The backend ``timm``. Model names may carry a tag, as in timm itself: ``resnet50.a1_in1k``.
 
-    Its options ``img_size``, ``num_classes`` and ``dynamic_img_size`` are arguments of ``timm.create_model``.
+    Its options ``img_size``, ``in_chans``, ``num_classes`` and ``dynamic_img_size`` are arguments of
+    ``timm.create_model``.
     """
 
     name: ClassVar[str] = "timm"
@@ -85,7 +90,9 @@ class TimmBackend(TorchBackend):
 
     def convert(self, checkpoint: Checkpoint, network: nn.Module, variant: Variant) -> Checkpoint:
         build = _build_of(variant)
-        return resample(checkpoint, network, _full_name(variant), build) if "img_size" in dict(build) else checkpoint
+        return (
+            resample(checkpoint, network, _full_name(variant), build) if _ADAPTED & dict(build).keys() else checkpoint
+        )
 
     def deviations(self, variant: Variant) -> Sequence[str]:
         return deviations(self._blueprint(variant).network, variant.model)
@@ -96,14 +103,15 @@ class TimmBackend(TorchBackend):
         return self.capabilities
 
     def plan(self, network: nn.Module, variant: Variant) -> Plan:
-        levels = None
+        levels, channels = None, dict(_build_of(variant)).get("in_chans", 3)
         if variant.output_stride is not None:  # a level keeps its name when the net is dilated
             whole = attrs.evolve(variant, output_stride=None)
-            undilated = find_outlets(build_on_meta(lambda: self.build(whole)), self.native_size(whole))
+            undilated = find_outlets(build_on_meta(lambda: self.build(whole)), self.native_size(whole), None, channels)
             levels = {outlet.index: outlet.level for outlet in undilated if outlet.index is not None and outlet.level}
-        outlets = find_outlets(network, self.native_size(variant), levels)
+        outlets = find_outlets(network, self.native_size(variant), levels, channels)
         names, prefix_tokens = native_names(network, outlets), count_prefix_tokens(network)
-        return Plan(outlets, names, tap, prefix_tokens, class_token=begins_with_class(network))
+        first = begins_with_class(network)
+        return Plan(outlets, names, tap, prefix_tokens, class_token=first, channels=channels)
 
     def preprocess(self, variant: Variant) -> Preprocess:
         config = _data_config(variant)

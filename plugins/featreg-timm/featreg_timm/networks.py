@@ -48,7 +48,7 @@ def _dilate_blocks(network: Any, name: str, output_stride: int) -> None:
 
 
 def resample(checkpoint: Checkpoint, network: nn.Module, name: str, build: Build) -> Checkpoint:
-    """A checkpoint with what depends on the image's size, such as positional embeddings, as timm itself resamples it.
+    """A checkpoint with what depends on the images, such as positional embeddings, as timm itself resamples it.
 
     What timm cannot bring into shape is left for the loading to report.
     """
@@ -66,7 +66,7 @@ def resample(checkpoint: Checkpoint, network: nn.Module, name: str, build: Build
     except Exception:  # noqa: BLE001  (the report of what does not fit says more than whatever this is)
         return checkpoint
     resampled = twin.state_dict()
-    note = f"resampled by timm to the image size: {', '.join(sorted(sized))}"
+    note = f"resampled by timm to the images asked for: {', '.join(sorted(sized))}"
     return attrs.evolve(
         checkpoint,
         state={**given, **{key: resampled[key] for key in sized}},

@@ -12,7 +12,7 @@ from featreg.plugin import errors
 
 __all__ = ["OPTIONS", "Build", "check_build", "check_values", "read_build"]
 
-OPTIONS = ("dynamic_img_size", "img_size", "num_classes")
+OPTIONS = ("dynamic_img_size", "img_size", "in_chans", "num_classes")
 """Arguments of ``timm.create_model``, under timm's own names."""
 
 Build = tuple[tuple[str, Any], ...]
@@ -25,10 +25,11 @@ def check_values(options: Mapping[str, Any]) -> None:
         raise errors.SpecError(
             "the option 'dynamic_img_size' is a switch", "true or false", repr(options["dynamic_img_size"])
         )
-    if not _is_count(options.get("num_classes", 1)):
-        raise errors.SpecError(
-            "the option 'num_classes' is a number of classes", "a positive integer", repr(options["num_classes"])
-        )
+    for name, what in (("num_classes", "classes"), ("in_chans", "channels of the images")):
+        if not _is_count(options.get(name, 1)):
+            raise errors.SpecError(
+                f"the option {name!r} is a number of {what}", "a positive integer", repr(options[name])
+            )
     size = options.get("img_size", 1)
     if not _is_count(size) and not (isinstance(size, list | tuple) and len(size) == 2 and all(map(_is_count, size))):
         raise errors.SpecError(

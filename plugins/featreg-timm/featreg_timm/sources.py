@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -32,12 +32,15 @@ _CLASS_TOKEN_OF_SCALE = re.compile(r"cls_token_?\d")
 """The name of the class token's parameter where each scale has its own, as in CoaT and CrossViT."""
 
 
-def find_outlets(network: nn.Module, native: Size, levels: Mapping[int, str] | None = None) -> list[Outlet]:
+def find_outlets(
+    network: nn.Module, native: Size, levels: Mapping[int, str] | None = None, channels: int = 3
+) -> list[Outlet]:
     """The outlets of a network on the meta device; ``levels`` names those of a dilated one."""
+    look = functools.partial(_shapes, network, native=native, channels=channels)
     outlets = declared_outlets(network, FEATURES, levels={})
-    shapes = _shapes(network, outlets, native)
+    shapes = look(outlets)
     outlets = [_as_map(outlet, shapes[outlet.source]) for outlet in outlets]
-    shapes |= _shapes(network, [outlet for outlet in outlets if outlet.source not in shapes], native)
+    shapes |= look([outlet for outlet in outlets if outlet.source not in shapes])
     outlets = [_laid_out(outlet, shapes[outlet.source], network) for outlet in outlets]
     strides = {
         outlet.index: stride
@@ -51,7 +54,7 @@ def find_outlets(network: nn.Module, native: Size, levels: Mapping[int, str] | N
         else attrs.evolve(outlet, level=found.get(outlet.index), reduction=strides.get(outlet.index, outlet.reduction))
         for outlet in outlets
     ]
-    return [*_with_final(levelled, shapes, native, count_prefix_tokens(network)), *_heads(network, native)]
+    return [*_with_final(levelled, shapes, native, count_prefix_tokens(network)), *_heads(network, look)]
 
 
 def count_prefix_tokens(network: nn.Module) -> int:
@@ -76,11 +79,12 @@ def native_names(network: nn.Module, outlets: Sequence[Outlet]) -> list[str]:
     return list(dict.fromkeys([*modules, *(outlet.source for outlet in outlets)]))
 
 
-def _shapes(network: nn.Module, outlets: Sequence[Outlet], native: Size) -> dict[str, Shape | None]:
+def _shapes(network: nn.Module, outlets: Sequence[Outlet], native: Size, channels: int) -> dict[str, Shape | None]:
     sources = list(dict.fromkeys(outlet.source for outlet in outlets))
     if not sources:
         return {}
-    return dict(zip(sources, probe(tap(network, sources, [Glance() for _ in sources]), native), strict=True))
+    taps = tap(network, sources, [Glance() for _ in sources])
+    return dict(zip(sources, probe(taps, native, channels), strict=True))
 
 
 def _as_map(outlet: Outlet, shape: Shape | None) -> Outlet:
@@ -137,12 +141,11 @@ def _grid(outlet: Outlet, shape: Shape | None) -> Size | None:
     return (shape[2], shape[3]) if shape[1] == outlet.channels else (shape[1], shape[2])
 
 
-def _heads(network: nn.Module, native: Size) -> list[Outlet]:
+def _heads(network: nn.Module, look: Callable[[Sequence[Outlet]], dict[str, Shape | None]]) -> list[Outlet]:
     """The heads behind the features: an encoder has none, and a network without classes no logits."""
     if getattr(network, "num_classes", 0) > 0:
         return [Outlet(POOLED, head="pooled", kind="vector"), Outlet(LOGITS, head="logits", kind="vector")]
-    (shape,) = probe(tap(network, [LOGITS], [Glance()]), native)
-    return [] if shape is None else [Outlet(POOLED, head="pooled", kind="vector")]
+    return [] if look([Outlet(LOGITS)])[LOGITS] is None else [Outlet(POOLED, head="pooled", kind="vector")]
 
 
 def _intermediate(index: int) -> str:

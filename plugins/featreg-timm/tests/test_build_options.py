@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import featreg
-from featreg.errors import CapabilityError, SpecError, WeightsError
+from featreg.errors import CapabilityError, InputError, SpecError, WeightsError
 
 
 def draw_network(name, **options):
@@ -189,3 +189,38 @@ def test_random_numbers_are_left_as_they_were(tmp_path):
     state = torch.random.get_rng_state()
     featreg.create_extractor("timm:test_vit", "C4", weights=tmp_path / "w.pth", options={"img_size": 96}).close()
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("vit_tiny_patch16_224", {"options": {"img_size": [96, 64]}}),
+        ("resnet18", {"options": {"num_classes": 7}, "output_stride": 16}),
+        ("resnet18", {"weights": "synthetic:3"}),
+    ],
+)
+def test_what_is_described_is_what_would_be_opened(name, fields):
+    described = featreg.describe(f"timm:{name}", **fields)
+    with featreg.create_extractor(f"timm:{name}", [0], **fields) as extractor:
+        assert extractor.info == described
+    for wrong in ({"options": {"img": 1}}, {"output_stride": 5}):
+        with pytest.raises(CapabilityError):
+            featreg.describe("timm:resnet18", **wrong)
+
+
+@pytest.mark.parametrize(("name", "channels", "size"), [("resnet18", 1, 32), ("resnet18", 5, 32), ("test_vit", 4, 160)])
+def test_images_of_other_channels_with_weights_that_timm_adapts(name, channels, size, tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(draw_network(name).state_dict(), path)
+    images = np.random.default_rng(4).standard_normal((2, channels, size, size), dtype=np.float32)
+    with featreg.create_extractor(f"timm:{name}", "logits", weights=path, options={"in_chans": channels}) as extractor:
+        found = extractor(images)["logits"]
+        assert extractor.output_shapes(images.shape) == {"logits": (2, 1000)}
+        for wrong in (images[:, :1].repeat(3, 1), images.astype(np.uint8)):
+            with pytest.raises(InputError, match=r"channels|shape"):
+                extractor(wrong)
+    with torch.no_grad():
+        expected = load_by_timm(name, path, in_chans=channels)(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    described = featreg.describe(f"timm:{name}", options={"in_chans": channels})
+    assert (described.input_rule.channels, described.resolve("logits").channels) == (channels, 1000)

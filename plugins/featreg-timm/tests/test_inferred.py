@@ -90,6 +90,26 @@ def test_no_register_is_handed_out_as_the_class_token():
         featreg.create_extractor("timm:vit_medium_patch16_reg4_gap_256", ["tokens"], weights=None, pool="cls")
 
 
+def test_a_block_is_described_as_what_asking_for_it_gives():
+    layers = ["blocks.5", "block.5", "forward_features", "features", "C4"]
+    info = featreg.describe("timm:vit_tiny_patch16_224")
+    with featreg.create_extractor("timm:vit_tiny_patch16_224", layers) as extractor:
+        assert dict(extractor.feature_info) == {layer: info.resolve(layer) for layer in layers}
+    shapes = [info.resolve(layer).shape(2, 224, 224) for layer in layers]
+    assert shapes == [(2, 197, 192), (2, 192, 14, 14)] * 2 + [(2, 192, 14, 14)]
+
+
+def test_what_the_listing_gives_no_shape_cannot_be_asked_for():
+    """Hiera calls ``reroll`` with the number of a block, and only to make maps; ``blocks`` is a list."""
+    nodes = {node.name: node.shape for node in featreg.list_nodes("timm:hiera_tiny_224")}
+    assert nodes["blocks.0"] == (3136, 96)
+    for name in ("reroll", "blocks"):
+        assert nodes[name] is None
+        for layers in ([name], ["C2", name]):
+            with pytest.raises(errors.CapabilityError, match=f"{name!r} gives no feature"):
+                featreg.create_extractor("timm:hiera_tiny_224", layers)
+
+
 def test_native_names_have_shapes_where_the_grid_does_not_divide_the_image():
     nodes = {node.name: node.shape for node in featreg.list_nodes("timm:pit_xs_224")}
     assert nodes["patch_embed.conv"] == nodes["patch_embed"] == (96, 27, 27)

@@ -325,6 +325,44 @@ def test_another_thread_may_run_the_network_by_itself():
     assert results[0].shape == (2, 1000)
 
 
+def test_a_network_that_was_trained_is_no_longer_what_was_asked_for():
+    with featreg.create_extractor("timm:resnet18", ["C1"], array="native") as extractor:
+        extractor(batch(32, 32))
+        assert extractor.weights_identity() == "none: seeded random init"
+        loss = extractor.module(torch.ones(1, 3, 32, 32))["C1"].sum()
+        torch.optim.SGD(extractor.module.parameters(), 0.1).step(loss.backward)
+        trained = extractor.weights_identity()
+        assert trained.startswith("state sha256:")
+        assert extractor.weights_identity() == trained
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "size"),
+    [("vit_tiny_patch16_224", ["blocks.1", "block.2"], 224), ("resnet18", ["layer1.0", "layer2.1"], 32)],
+)
+def test_gradient_checkpointing_changes_no_gradient_of_a_cut_network(name, layers, size):
+    found = []
+    for switched in (False, True):
+        with featreg.create_extractor(f"timm:{name}", layers, array="native") as extractor:
+            extractor.module.network.set_grad_checkpointing(switched)
+            sum(value.sum() for value in extractor.module(torch.ones(1, 3, size, size)).values()).backward()
+            found.append({key: value.grad for key, value in extractor.module.named_parameters()})
+    assert found[0].keys() == found[1].keys()
+    for key, gradient in found[0].items():
+        torch.testing.assert_close(found[1][key], gradient)
+
+
+@pytest.mark.parametrize("layers", [["C3"], ["C2", "pooled"], ["logits", "C2"]])
+def test_gradient_checkpointing_past_a_layer_is_refused(layers):
+    """timm's ResNets then run the blocks of a stage, and not the stage."""
+    with featreg.create_extractor("timm:resnet18", layers, array="native") as extractor:
+        extractor.module.network.set_grad_checkpointing(True)
+        with pytest.raises(errors.CapabilityError, match=r"layer[12] did not run: with gradient checkpointing"):
+            extractor.module(torch.ones(1, 3, 32, 32))
+        extractor.module.network.set_grad_checkpointing(False)
+        assert list(extractor.module(torch.ones(1, 3, 32, 32))) == layers
+
+
 def test_only_networks_that_dilate_declare_it():
     assert "output_stride" in featreg.describe("timm:efficientnet_b0").capabilities
     for name in ("vgg11", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):

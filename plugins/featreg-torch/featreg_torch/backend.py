@@ -31,7 +31,7 @@ from featreg_torch.blueprint import Blueprint, Plan
 from featreg_torch.cut import drop_unused
 from featreg_torch.device import DTYPES, find_device
 from featreg_torch.extractor import TorchExtractor
-from featreg_torch.identity import watch_hub
+from featreg_torch.identity import watch_hub, watch_module
 from featreg_torch.projection import LAYER, build_projection, check_head, check_use, report_head
 from featreg_torch.shapes import build_on_meta
 from featreg_torch.state import factory_defaults, seeded
@@ -174,6 +174,10 @@ class TorchBackend(Backend):
     def info(self, model: str, input_size: Size | None = None) -> ModelInfo:
         return self._info(self.variant(model), model, input_size)
 
+    def info_for(self, request: ExtractionRequest, input_size: Size | None = None) -> ModelInfo:
+        self.check_options(request.options)
+        return self._info(self._requested(request), request.model, input_size)
+
     def nodes(self, model: str, input_size: Size | None = None, train: bool = False) -> Sequence[NodeInfo]:
         return self._blueprint(self.variant(model)).nodes(input_size)
 
@@ -198,7 +202,7 @@ class TorchBackend(Backend):
         module.eval().to(device, DTYPES[request.dtype])
         extractor = self.extractor(request, **tapping.parts(module, device, request))
         extractor.weights_report = report_head(report, checkpoint, projection, request.layers)
-        extractor.identify = self.identity(request)
+        extractor.identify = watch_module(module, self.identity(request))
         return extractor
 
     def _checkpoint(self, request: ExtractionRequest) -> Checkpoint | None:
@@ -249,7 +253,8 @@ class TorchBackend(Backend):
         features = blueprint.measure(blueprint.outlets, size)
         preprocess, capabilities = self.preprocess(variant), self.supported(variant)
         deviations = self.deviations(variant)
-        return ModelInfo(self.name, model, size, features, preprocess, blueprint.rule, capabilities, deviations)
+        native = blueprint.natives(size)
+        return ModelInfo(self.name, model, size, features, preprocess, blueprint.rule, capabilities, deviations, native)
 
     def _draw(self, variant: Variant) -> Blueprint:
         if self.package is not None:

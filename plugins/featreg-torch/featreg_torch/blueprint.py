@@ -37,7 +37,8 @@ class Plan:
 
     ``tap`` works on every network that was built alike; ``prefix_tokens`` stand before the patch tokens, the first of
     them a class token where ``class_token``; ``sequences`` are the names whose tokens are no patches, ``stored`` is how
-    the network lays out its maps where that is known (see :class:`~featreg_torch.taps.Outlet`).
+    the network lays out its maps where that is known (see :class:`~featreg_torch.taps.Outlet`). Its images have
+    ``channels``.
     """
 
     outlets: Sequence[Outlet]
@@ -47,6 +48,7 @@ class Plan:
     sequences: frozenset[str] = frozenset()
     stored: Stored | None = None
     class_token: bool = False
+    channels: int = 3
 
 
 @attrs.frozen
@@ -80,11 +82,12 @@ class Blueprint:
         self.prefix_tokens = plan.prefix_tokens
         self.class_token = plan.class_token
         self.sequences = plan.sequences
+        self.channels = plan.channels
         self._stored = plan.stored
         self._lock = threading.RLock()  # hooks of two probes on one network must not meet
         self._cut = functools.lru_cache(maxsize=_CUTS)(self._find_cut)
         sources = list(dict.fromkeys(outlet.source for outlet in plan.outlets))
-        self.rule, seen = find_input_rule(self._taps(sources), native)
+        self.rule, seen = find_input_rule(self._taps(sources), native, plan.channels)
         self._sizes = tuple(seen)
         self._shapes = {source: {size: seen[size][k] for size in seen} for k, source in enumerate(sources)}
         self._more: dict[str, Shape | None] = {}  # of undeclared sources, for one more image of the native size
@@ -106,7 +109,7 @@ class Blueprint:
             new = [source for source in sources if source not in self._shapes]
             if new:
                 taps = self._taps(new)
-                found = {known: probe(taps, known) for known in self._sizes}
+                found = {known: probe(taps, known, self.channels) for known in self._sizes}
                 self._more |= self._probe_more(new)
                 self._shapes |= {source: {known: found[known][k] for known in found} for k, source in enumerate(new)}
             shapes = {source: dict(self._shapes[source]) for source in sources}
@@ -119,6 +122,14 @@ class Blueprint:
     def measure(self, outlets: Sequence[Outlet], size: Size, stop_after: int | None = None) -> tuple[FeatureInfo, ...]:
         """Every outlet described at ``size``; raises as :meth:`read` does."""
         return tuple(reading.info for reading in self.read(outlets, size, stop_after))
+
+    def natives(self, size: Size) -> tuple[FeatureInfo, ...]:
+        """What declared sources give by their native names, where that is not what is first declared there."""
+        first: dict[str, Outlet] = {}
+        for outlet in self.outlets:
+            first.setdefault(outlet.source, outlet)
+        asked = [(outlet, self._native(source)) for source, outlet in first.items() if source in self.names]
+        return self.measure([native for outlet, native in asked if native != outlet], size)
 
     def cut(self, outlets: Sequence[Outlet]) -> Cut:
         """Where an extractor of these outlets may end a run, and what it reads until then.
@@ -155,7 +166,7 @@ class Blueprint:
         self.network.train(train)
         try:
             with watch:
-                probe(taps, size)
+                probe(taps, size, self.channels)
         finally:
             self.network.eval()
         return (taps.events if isinstance(taps, HookTaps) else None), read, watch.seen
@@ -207,7 +218,7 @@ class Blueprint:
     def _channels_first(self) -> frozenset[str]:
         """The names whose maps are (N, C, H, W) for certain, which at one size alone the shapes may not tell."""
         with self._lock:
-            outputs = glance(self._taps(self.names), self.native)
+            outputs = glance(self._taps(self.names), self.native, self.channels)
         return channels_first(self.network, dict(zip(self.names, outputs, strict=True)))
 
     def _is_feature(self, outlet: Outlet) -> bool:
@@ -221,7 +232,7 @@ class Blueprint:
         """The shapes for one more image than in other probes, None where the network does not take as many."""
         shapes: Sequence[Shape | None] = [None] * len(sources)
         with contextlib.suppress(Exception):  # whatever it raises
-            shapes = probe(self._taps(sources), self.native, batch=BATCH + 1)
+            shapes = probe(self._taps(sources), self.native, self.channels, BATCH + 1)
         return dict(zip(sources, shapes, strict=True))
 
     def _taps(self, sources: Sequence[str], stop_after: int | None = None) -> nn.Module:
@@ -230,7 +241,7 @@ class Blueprint:
     def _probe_other(self, taps: nn.Module, size: Size) -> list[Shape | None]:
         self.rule.check(*size)
         try:
-            return probe(taps, size)
+            return probe(taps, size, self.channels)
         except Exception as error:
             raise errors.InputError(
                 "the model does not take images of this size",

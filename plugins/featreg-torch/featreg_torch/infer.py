@@ -74,15 +74,15 @@ class _Seen:
     output: _Value | None
 
 
-def infer_outlets(network: nn.Module, native: Size) -> list[Outlet]:
-    """The levels, indices and heads of a module on the meta device, which takes batches of (N, 3, H, W).
+def infer_outlets(network: nn.Module, native: Size, channels: int = 3) -> list[Outlet]:
+    """The levels, indices and heads of a module on the meta device, which takes batches of (N, channels, H, W).
 
     A module that returns no single tensor has its levels all the same; heads are those that it has: ``logits`` where a
     linear layer makes the vector that it returns, ``pooled`` what that layer takes, else that vector itself, and
     ``features`` the last map (of a plain transformer the last tokens). Whatever the module raises at its native size
     goes through.
     """
-    seen, result = _watch(network, native)
+    seen, result = _watch(network, native, channels)
     steps = _steps(network, seen, native)
     vector = result if result is not None and result.tensor.ndim == 2 else None
     classifier = _classifier(network, seen, vector)
@@ -261,15 +261,15 @@ def _pooled(seen: Mapping[str, _Seen], linear: str) -> str:
     return (_maker(seen, taken) if taken is not None else None) or linear + INPUT
 
 
-def _watch(network: nn.Module, native: Size) -> tuple[dict[str, _Seen], _Value | None]:
+def _watch(network: nn.Module, native: Size, channels: int) -> tuple[dict[str, _Seen], _Value | None]:
     """Every module that ran, in the order in which they finished last, and the one tensor that the network returned.
 
     Sizes other than the native one are tried until the network refuses one.
     """
-    seen, result = _run(network, native)
+    seen, result = _run(network, native, channels)
     for size in PROBES[:2]:
         try:
-            other, _ = _run(network, size)
+            other, _ = _run(network, size, channels)
         except Exception:  # noqa: BLE001  (a network may refuse another size with any exception)
             break
         for name, one in seen.items():
@@ -277,7 +277,7 @@ def _watch(network: nn.Module, native: Size) -> tuple[dict[str, _Seen], _Value |
     return seen, result
 
 
-def _run(network: nn.Module, size: Size) -> tuple[dict[str, _Seen], _Value | None]:
+def _run(network: nn.Module, size: Size, channels: int) -> tuple[dict[str, _Seen], _Value | None]:
     seen: dict[str, _Seen] = {}
 
     def note(name: str, inputs: tuple[Any, ...], output: Any) -> None:
@@ -292,7 +292,7 @@ def _run(network: nn.Module, size: Size) -> tuple[dict[str, _Seen], _Value | Non
     ]
     try:
         with torch.no_grad(), factory_defaults("meta"), QuickShapes():
-            result = network(torch.empty(BATCH, 3, *size, device="meta"))
+            result = network(torch.empty(BATCH, channels, *size, device="meta"))
     finally:
         for handle in handles:
             handle.remove()

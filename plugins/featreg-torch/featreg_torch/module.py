@@ -17,9 +17,11 @@ class FeatureModule(nn.Module):
     """Maps float images (N, 3, H, W) to ``{str(layer): tensor}`` in the order of the request.
 
     It trains like any module: gradients flow, ``train()`` and ``eval()`` are the caller's, ``parameters()`` are those
-    that the layers need. ``network`` is the library's own network, of which these are a part. It can be copied,
-    pickled, compiled by ``torch.compile`` (``fullgraph=True`` for torchvision's graphs alone: dynamo does not trace
-    the setting of hooks, and so breaks off before the network) and exported by ``torch.export`` (``strict=False``).
+    that the layers need. ``network`` is the library's own network, of which these are a part; its methods work on it,
+    such as timm's ``set_grad_checkpointing`` (CapabilityError where a layer's module then no longer runs). It can be
+    copied, pickled, compiled by ``torch.compile`` (``fullgraph=True`` for torchvision's graphs alone: dynamo does not
+    trace the setting of hooks, and so breaks off before the network) and exported by ``torch.export``
+    (``strict=False``).
     """
 
     network: nn.Module

@@ -19,6 +19,7 @@ from featreg_torch.device import DTYPES, find_device
 from featreg_torch.extractor import TorchExtractor
 from featreg_torch.identity import identify_module
 from featreg_torch.infer import infer_outlets, run_module
+from featreg_torch.shapes import probe
 from featreg_torch.tapping import Tapping
 from featreg_torch.taps import HookTaps
 
@@ -56,6 +57,7 @@ class OwnModules(Backend):
             preprocess or Preprocess(size, size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
             blueprint.rule,
             OWN_CAPABILITIES,
+            native=blueprint.natives(size),
         )
         try:
             tapping = Tapping(blueprint, info, request.layers)
@@ -77,21 +79,34 @@ def _draw(module: nn.Module, size: Size) -> Blueprint:
     try:
         network = _without_memory(module)
         names = [name for name, _ in network.named_modules() if name]
-        outlets = infer_outlets(network, size)
+        channels = _find_channels(network, size)
+        outlets = infer_outlets(network, size, channels)
         prefix_tokens = max((outlet.prefix_tokens for outlet in outlets), default=0)
         tap = functools.partial(HookTaps, run=run_module)
-        plan = Plan(outlets, names, tap, prefix_tokens, class_token=has_class_token(network))
+        plan = Plan(outlets, names, tap, prefix_tokens, class_token=has_class_token(network), channels=channels)
         return Blueprint(network, plan, size)
     except errors.FeatregError:
         raise
     except Exception as error:
         raise errors.CapabilityError(
             f"the shapes of {type(module).__name__} cannot be inferred at {size[0]}x{size[1]}",
-            "a module whose forward takes images (N, 3, H, W) and does not depend on their values",
+            "a module whose forward takes images (N, C, H, W) and does not depend on their values",
             f"{type(error).__name__}: {error}",
-            remedy="pass the input_size that the module is made for; one that takes other channels than three, or "
-            "decides by the values of its images, cannot be described",
+            remedy="pass the input_size that the module is made for; one that decides by the values of its images, or "
+            "takes other channels than three or those of its first convolution, cannot be described",
         ) from error
+
+
+def _find_channels(network: nn.Module, size: Size) -> int:
+    """The channels of a network's images: three where it takes them, else those of its first convolution."""
+    first = next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)
+    if first == 3:
+        return 3
+    try:
+        probe(HookTaps(network, [], [], run=run_module), size)
+    except Exception:  # noqa: BLE001  (whatever a network raises for images that it does not take)
+        return first
+    return 3
 
 
 def _without_memory(module: nn.Module) -> nn.Module:

@@ -19,7 +19,8 @@ __all__ = ["LAYER", "Projected", "build_projection", "check_head", "check_use", 
 LAYER = "head"
 """The layer that the projection's output is asked for by; it is taken from the layer ``"pooled"``."""
 
-_FIELDS = {"mlp": list | tuple, "relu": bool, "bn": bool, "bias": bool}
+_SWITCHES = ("relu", "bn", "bias")
+_EXAMPLE = "as in options={'head': {'mlp': [2048, 2048, 128], 'relu': True}}, with 'relu', 'bn' and 'bias' as needed"
 
 
 class Projected(nn.Module):
@@ -43,16 +44,30 @@ def projected_info(pooled: FeatureInfo, projection: nn.Sequential) -> FeatureInf
 
 def check_head(options: Mapping[str, Any]) -> None:
     """Raise SpecError unless ``options["head"]``, where it is given, describes a multi-layer perceptron."""
-    head = options.get("head")
-    if head is None:
+    if "head" not in options:
         return
-    expected = "{'mlp': [2048, 2048, 128]}, and 'relu', 'bn', 'bias' true or false"
+    head = options["head"]
     if not isinstance(head, Mapping) or "mlp" not in head:
-        raise errors.SpecError("the option 'head' describes a projection", expected, repr(head))
-    wrong = [key for key, value in head.items() if key not in _FIELDS or not isinstance(value, _FIELDS[key])]
-    widths = head["mlp"]
-    if wrong or len(widths) < 2 or not all(type(width) is int and width > 0 for width in widths):
-        raise errors.SpecError("the option 'head' describes a projection", expected, repr(dict(head)))
+        got = repr(dict(head) if isinstance(head, Mapping) else head)
+        raise errors.SpecError("the option 'head' describes a projection", "a mapping with 'mlp'", got, (), _EXAMPLE)
+    fields = ("mlp", *_SWITCHES)
+    for name in head:
+        if name not in fields:
+            near = errors.near_matches(name, fields)
+            problem = f"the option 'head' has no field {name!r}"
+            raise errors.SpecError(problem, f"some of {', '.join(fields)}", repr(name), near, _EXAMPLE)
+    for name in _SWITCHES:
+        if not isinstance(head.get(name, True), bool):
+            problem = f"{name!r} of the option 'head' is a switch"
+            raise errors.SpecError(problem, "true or false", repr(head[name]), (), _EXAMPLE)
+    if not _are_widths(head["mlp"]):
+        problem, expected = "'mlp' of the option 'head' lists widths", "two or more positive whole numbers"
+        raise errors.SpecError(problem, expected, repr(head["mlp"]), (), _EXAMPLE)
+
+
+def _are_widths(value: Any) -> bool:
+    several = isinstance(value, list | tuple) and len(value) > 1
+    return several and all(type(width) is int and width > 0 for width in value)
 
 
 def check_use(options: Mapping[str, Any], layers: Sequence[Layer], names: Collection[str]) -> None:
@@ -66,7 +81,9 @@ def check_use(options: Mapping[str, Any], layers: Sequence[Layer], names: Collec
             remedy="leave the option out, and apply the projection to 'pooled' yourself",
         )
     if LAYER not in layers:
-        raise errors.CapabilityError("the option 'head' is for the layer 'head'", repr(LAYER), str(list(layers)))
+        remedy = f"add {LAYER!r} to the layers, or leave the option out"
+        problem = "the option 'head' is for the layer 'head'"
+        raise errors.CapabilityError(problem, repr(LAYER), str(list(layers)), remedy=remedy)
 
 
 def build_projection(options: Mapping[str, Any], checkpoint: Checkpoint | None, width: int) -> nn.Sequential | None:
@@ -80,21 +97,34 @@ def build_projection(options: Mapping[str, Any], checkpoint: Checkpoint | None, 
     described = options.get("head")
     if described is None and not given:
         return None
-    source = checkpoint.report.source if checkpoint is not None else "the options"
-    described = _settle(described, given, source)
+    described = _settle(described, given, "" if checkpoint is None else checkpoint.report.source)
     if described["mlp"][0] != width:
-        raise errors.WeightsError(
-            f"the projection head of {source!r} does not fit the model",
-            f"{width} features going in",
-            f"{described['mlp'][0]}",
-        )
+        raise _misfit(described["mlp"][0], width, checkpoint if given else None)
     projection = _build(**described)
     if given:
         names = map_in_order(given, projection.state_dict())
         projection.load_state_dict({names[name]: value for name, value in given.items()})
     elif checkpoint is not None:
-        raise errors.WeightsError(f"{source!r} holds no projection head", "VISSL's heads beside its trunk")
+        raise errors.WeightsError(
+            f"{checkpoint.report.source!r} holds no projection head",
+            "VISSL's heads beside its trunk",
+            "a trunk alone",
+            remedy="leave the layer 'head' out; with weights=None the option alone gives a random one",
+        )
     return projection
+
+
+def _misfit(given: int, width: int, checkpoint: Checkpoint | None) -> errors.FeatregError:
+    expected, got = f"{width} features going in, those of the layer 'pooled'", str(given)
+    if checkpoint is None:
+        problem, remedy = "the option 'head' does not fit the model", f"begin 'mlp' with {width}"
+        return errors.SpecError(problem, expected, got, remedy=remedy)
+    return errors.WeightsError(
+        f"the projection head of {checkpoint.report.source!r} does not fit the model",
+        expected,
+        got,
+        remedy="open the architecture that the checkpoint is of, or leave the layer 'head' out",
+    )
 
 
 def report_head(

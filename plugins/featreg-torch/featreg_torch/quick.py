@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["QuickShapes"]
@@ -24,6 +25,16 @@ class QuickShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._functions = _QuickFunctions()
+
+    def __enter__(self) -> QuickShapes:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self._functions.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._functions.__exit__(*raised)  # type: ignore[no-untyped-call]
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -34,6 +45,42 @@ class QuickShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
             if result is not None:
                 return result
         return func(*args, **(kwargs or {}))
+
+
+class _QuickFunctions(TorchFunctionMode):
+    """The same for functions that torch takes apart before operations are dispatched: an LSTM into its steps."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = _lstm(*args) if func is torch.lstm and not kwargs and len(args) == LSTM_ARGUMENTS else None
+        return func(*args, **(kwargs or {})) if result is None else result
+
+
+LSTM_ARGUMENTS = 9
+"""Of ``torch.lstm`` for padded sequences, all by place, as ``nn.LSTM`` calls it."""
+
+
+def _lstm(tensor: Any, states: Any, weights: Any, *rest: Any) -> tuple[_Tensor, _Tensor, _Tensor] | None:
+    if not isinstance(states, tuple | list):
+        return None  # a packed sequence
+    biases, layers, _, _, both_ways, batch_first = rest
+    hidden, cell = states
+    length, batch = tensor.shape[:2][:: -1 if batch_first else 1] if tensor.ndim == 3 else (0, 0)
+    ways, width = 2 if both_ways else 1, hidden.shape[-1]
+    shapes = [
+        shape
+        for layer in range(layers)
+        for _ in range(ways)
+        for shape in ((4 * width, ways * width if layer else tensor.shape[-1]), (4 * width, width))
+        + ((4 * width,),) * (2 if biases else 0)
+    ]
+    fits = tensor.numel() > 0 and hidden.shape == cell.shape == (layers * ways, batch, width)
+    fits = fits and [tuple(weight.shape) for weight in weights] == shapes and tensor.device.type == "meta"
+    if not fits or not _alike(tensor, hidden, cell, *weights):
+        return None
+    output = tensor.new_empty(length, batch, ways * width)
+    return output.transpose(0, 1) if batch_first else output, torch.empty_like(hidden), torch.empty_like(cell)
 
 
 def _in_place(tensor: _Tensor, *_: Any) -> _Tensor | None:

@@ -33,26 +33,27 @@ _LIKELY = (1, 2, 31, 32)
 class _Trials:
     """Runs at several sizes; each size runs once."""
 
-    def __init__(self, taps: nn.Module, native: Size) -> None:
+    def __init__(self, taps: nn.Module, native: Size, channels: int) -> None:
         self.taps = taps
+        self.channels = channels
         self.lookups = Lookups()
         with self.lookups:
-            self.seen: dict[Size, Shapes] = {native: probe(taps, native)}
+            self.seen: dict[Size, Shapes] = {native: probe(taps, native, channels)}
         self.refused: set[Size] = set()
 
     def takes(self, size: Size) -> bool:
         if size not in self.seen and size not in self.refused:
             try:
                 with self.lookups:
-                    self.seen[size] = probe(self.taps, size)
+                    self.seen[size] = probe(self.taps, size, self.channels)
             except _REFUSALS:
                 self.refused.add(size)
         return size in self.seen
 
 
-def find_input_rule(taps: nn.Module, native: Size) -> tuple[InputRule, dict[Size, Shapes]]:
+def find_input_rule(taps: nn.Module, native: Size, channels: int = 3) -> tuple[InputRule, dict[Size, Shapes]]:
     """Which sizes the network takes, and the shapes at those from which every other shape follows."""
-    trials = _Trials(taps, native)
+    trials = _Trials(taps, native, channels)
     for multiple in _divisors(math.gcd(*native)):
         sizes = aligned_sizes(multiple)
         if not trials.takes((native[0] + multiple, native[1] + 2 * multiple)):
@@ -60,8 +61,9 @@ def find_input_rule(taps: nn.Module, native: Size) -> tuple[InputRule, dict[Size
         if not all(map(trials.takes, sizes)) or _is_resized([trials.seen[size] for size in (native, *sizes[:2])]):
             break
         minimum = _minimum(trials, multiple, min(sizes[0]))
-        return InputRule(multiple_of=multiple, minimum=minimum), {size: trials.seen[size] for size in (native, *sizes)}
-    return InputRule(fixed=native), {native: trials.seen[native]}
+        rule = InputRule(multiple_of=multiple, minimum=minimum, channels=channels)
+        return rule, {size: trials.seen[size] for size in (native, *sizes)}
+    return InputRule(fixed=native, channels=channels), {native: trials.seen[native]}
 
 
 def _divisors(number: int) -> list[int]:

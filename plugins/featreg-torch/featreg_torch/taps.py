@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -143,6 +143,20 @@ def _ending_orderly(network: nn.Module, found_all: Callable[[], bool]) -> Iterat
             del vars(module)["forward"]
 
 
+def _is_checkpointing(network: nn.Module) -> bool:
+    """Whether gradient checkpointing is on, as timm and open_clip, or transformers, call it."""
+    names = ("grad_checkpointing", "gradient_checkpointing")
+    return any(getattr(module, name, False) is True for module in network.modules() for name in names)
+
+
+def _unseen(missing: Sequence[str]) -> errors.CapabilityError:
+    return errors.CapabilityError(
+        f"{', '.join(missing)} did not run: with gradient checkpointing the network runs what is inside by itself",
+        "modules that run as a whole",
+        remedy="ask for the last block inside by its native name, or switch gradient checkpointing off",
+    )
+
+
 class HookTaps(nn.Module):
     """A network whose forward returns the tensors of ``sources``, each through its take, in that order.
 
@@ -209,21 +223,28 @@ class HookTaps(nn.Module):
                         keep(source, output)
         except _AllFound:
             pass
+        except Exception as error:
+            if (missing := self._missing(found)) and _is_checkpointing(self.network):
+                raise _unseen(missing) from error
+            raise
         finally:
             for handle in handles:
                 handle.remove()
         self.events = events
-        missing = [
-            source
-            for position, (source, take) in enumerate(zip(self.sources, self.takes, strict=True))
-            if position not in found and not isinstance(take, Glance)
-        ]
-        if missing:
-            raise errors.CapabilityError(
-                f"{', '.join(missing)} did not run in the forward pass",
-                "modules that the network runs in evaluation mode",
+        if missing := self._missing(found):
+            raise (
+                _unseen(missing)
+                if _is_checkpointing(self.network)
+                else errors.CapabilityError(
+                    f"{', '.join(missing)} did not run in the forward pass",
+                    "modules that the network runs in evaluation mode",
+                )
             )
         return tuple(found.get(position) for position in range(len(self.sources)))
+
+    def _missing(self, found: Collection[int]) -> list[str]:
+        pairs = enumerate(zip(self.sources, self.takes, strict=True))
+        return [source for k, (source, take) in pairs if k not in found and not isinstance(take, Glance)]
 
     def _given(self, output: Any) -> Any:
         return output if self.read is None else self.read(output)

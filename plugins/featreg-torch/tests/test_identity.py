@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import featreg
-from featreg_torch.identity import identify_module
+from featreg_torch.identity import identify_module, watch_module
 
 
 class Net(nn.Module):
@@ -42,6 +42,22 @@ def test_a_module_of_your_own_is_identified_by_its_state_as_it_is_now(net):
         with torch.no_grad():
             net.conv.weight[0, 0, 0, 0] += 1
         assert extractor.weights_identity() != before
+
+
+def test_weights_are_what_was_loaded_until_they_change(net):
+    identify = watch_module(net, lambda: "loaded")
+    net.eval()(torch.zeros(1, 3, 8, 8))
+    net.scale += 1  # no part of the weights
+    assert identify() == "loaded"
+    for change in (
+        lambda: torch.optim.SGD([net.conv.weight], 0.1).step(net.conv.weight.sum().backward),
+        lambda: net.train()(torch.ones(2, 3, 8, 8)),  # statistics of the norm
+        lambda: net.load_state_dict(Net().state_dict()),
+        lambda: setattr(net.conv, "weight", nn.Parameter(torch.zeros_like(net.conv.weight))),
+    ):
+        identify = watch_module(net, lambda: "loaded")
+        change()
+        assert identify() == identify_module(net) != "loaded"
 
 
 def test_equal_modules_are_equal_and_others_are_not(net):

@@ -442,3 +442,18 @@ def test_levels_are_found_at_an_odd_size_that_only_fits_by_itself(size):
         second = network.second(first)
         expected = {"C0": first, "C1": second, "C2": network.third(second)}
     assert all(torch.equal(features[level], expected[level]) for level in expected)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_module_of_other_channels_takes_those_of_its_first_convolution(channels):
+    net = nn.Sequential(nn.Conv2d(channels, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1), nn.ReLU())
+    images = torch.randn(2, channels, 24, 40, generator=torch.Generator().manual_seed(1))
+    with featreg.from_module(net, ["C1", "C2"], input_size=(32, 32), array="native") as extractor, torch.no_grad():
+        assert extractor.info.input_rule.channels == channels
+        features = extractor(images)
+        assert torch.equal(features["C2"], net(images))
+        assert extractor.output_shapes(images.shape) == {"C1": (2, 4, 12, 20), "C2": (2, 8, 6, 10)}
+        with pytest.raises(errors.InputError, match=f"the model takes {channels} channels"):
+            extractor(images.to(torch.uint8))
+        with pytest.raises(errors.InputError, match="wrong shape"):
+            extractor(torch.zeros(2, 3, 24, 40))

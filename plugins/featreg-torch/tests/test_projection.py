@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from featreg.plugin import WeightsReport, errors
-from featreg_torch.projection import build_projection, check_use, report_head
+from featreg_torch.projection import build_projection, check_head, check_use, report_head
 from featreg_torch.weights import Checkpoint
 
 PARTS = {
@@ -61,6 +61,41 @@ def test_an_activation_at_the_end_of_one_layer_changes_nothing():
         {}, WeightsReport("v.torch"), {"0.clf.0.weight": torch.ones(4, 8), "0.clf.0.bias": torch.ones(4)}
     )
     assert kinds(build_projection({"head": {"mlp": [8, 4], "relu": True}}, given, 8)) == [nn.Linear]
+
+
+@pytest.mark.parametrize(
+    ("head", "problem", "got"),
+    [
+        (None, "describes a projection", "None"),
+        ([8, 4], "describes a projection", "[8, 4]"),
+        ({}, "describes a projection", "{}"),
+        ({"mlp": "x"}, "'mlp' of the option 'head' lists widths", "'x'"),
+        ({"mlp": [8]}, "'mlp' of the option 'head' lists widths", "[8]"),
+        ({"mlp": [8, 0]}, "'mlp' of the option 'head' lists widths", "[8, 0]"),
+        ({"mlp": [8, 4.5]}, "'mlp' of the option 'head' lists widths", "[8, 4.5]"),
+        ({"mlp": [8, True]}, "'mlp' of the option 'head' lists widths", "[8, True]"),
+        ({"mlp": [8, 4], "relus": True}, "no field 'relus'", "'relus'"),
+        ({"mlp": [8, 4], "relu": 1}, "'relu' of the option 'head' is a switch", "1"),
+    ],
+)
+def test_an_option_that_describes_no_projection_says_what_is_wrong_with_it(head, problem, got):
+    with pytest.raises(errors.SpecError, match=problem) as caught:
+        check_head({"head": head})
+    assert caught.value.got == got
+    assert "options={'head'" in caught.value.remedy
+    assert caught.value.matches == (("relu",) if "relus" in (head or ()) else ())
+
+
+def test_a_projection_that_the_model_does_not_fit_says_whose_fault_it_is():
+    with pytest.raises(errors.SpecError, match="the option 'head' does not fit") as caught:
+        build_projection({"head": {"mlp": [6, 4]}}, None, 8)
+    assert (caught.value.got, caught.value.remedy) == ("6", "begin 'mlp' with 8")
+    with pytest.raises(errors.WeightsError, match="the projection head of 'v\\.torch' does not fit") as caught:
+        build_projection({}, checkpoint("linear relu linear"), 16)
+    assert "architecture" in caught.value.remedy
+    with pytest.raises(errors.WeightsError, match="holds no projection head") as caught:
+        build_projection({"head": {"mlp": [8, 4]}}, Checkpoint({}, WeightsReport("v.torch")), 8)
+    assert "leave the layer 'head' out" in caught.value.remedy
 
 
 def test_a_projection_without_its_layer_or_beside_one_of_that_name_is_refused():

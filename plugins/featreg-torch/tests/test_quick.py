@@ -14,6 +14,10 @@ def on_meta(*shape, dtype=torch.float32, last=False):
     return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
 
 
+def lstm(tensor, **options):
+    return nn.LSTM(5, 8, device="meta", **options)(tensor)
+
+
 CALLS = {
     "batch_norm": lambda: nn.BatchNorm2d(6, device="meta").eval()(on_meta(2, 6, 5, 4, last=True)),
     "batch_norm_training": lambda: functional.batch_norm(on_meta(1, 6, 5), None, None, training=True),
@@ -34,12 +38,18 @@ CALLS = {
     "power": lambda: on_meta(2, 6, 5).transpose(0, 2) ** 2,
     "upsample": lambda: functional.interpolate(on_meta(2, 6, 5, 4), (9, 7), mode="bilinear"),
     "upsample_last": lambda: functional.interpolate(on_meta(2, 6, 5, 4, last=True), scale_factor=2, mode="bicubic"),
+    "lstm": lambda: lstm(on_meta(2, 6, 5), batch_first=True, bidirectional=True)[0],
+    "lstm_layers": lambda: lstm(on_meta(6, 2, 5), num_layers=3, bias=False)[1][0],
+    "lstm_projected": lambda: lstm(on_meta(2, 6, 5), proj_size=3)[0],
+    "lstm_alone": lambda: lstm(on_meta(6, 5))[0],
     "initialisation": lambda: nn.init.trunc_normal_(on_meta(4, 3), std=0.02),
     "attention": lambda: nn.MultiheadAttention(8, 2, batch_first=True, device="meta").eval()(*[on_meta(2, 5, 8)] * 3)[
         0
     ],
 }
 REFUSED = {
+    "lstm": lambda: lstm(on_meta(2, 6, 7)),
+    "lstm_states": lambda: nn.LSTM(5, 8, device="meta")(on_meta(2, 6, 5), (on_meta(1, 2, 8), on_meta(1, 6, 8))),
     "batch_norm": lambda: nn.BatchNorm2d(7, device="meta").eval()(on_meta(2, 6, 5, 4)),
     "layer_norm": lambda: nn.LayerNorm(7, device="meta")(on_meta(2, 6)),
     "group_norm": lambda: functional.group_norm(on_meta(2, 6, 5), 3, weight=on_meta(5)),
@@ -103,3 +113,21 @@ def test_common_operations_are_answered_without_torch_working_them_out():
     with Reached() as reached, QuickShapes():
         norm(tensor)
     assert "aten.native_batch_norm.default" not in reached.seen
+
+
+@torch.no_grad()
+def test_a_recurrent_network_is_not_run_step_by_step():
+    class Counted(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    network = nn.LSTM(5, 8, device="meta")
+    counts = []
+    for length in (2, 50):
+        with Counted() as counted, QuickShapes():
+            network(on_meta(length, 3, 5))
+        counts.append(counted.calls)
+    assert counts[0] == counts[1]

@@ -100,7 +100,7 @@ def conformance_cases() -> Iterator[Case]:
         },
         {"pooled": "heads"},
         (224, 224),
-        checks=(*READING, "layout.prefix", "shapes.outside", "values.aliases"),
+        checks=(*READING, "layout.pooled", "layout.prefix", "shapes.outside", "values.aliases"),
     )
     yield _case(
         "lraspp_mobilenet_v3_large",  # a backbone that is dilated, a map of scores

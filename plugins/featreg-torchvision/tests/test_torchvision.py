@@ -117,6 +117,7 @@ def test_vit_blocks_as_maps_and_as_tokens():
     assert np.array_equal(features[layers[3]], tokens)
     assert features.info[layers[3]].prefix_tokens == 1
     assert features.info[layers[3]].class_token
+    assert extractor.feature_info[layers[3]] == featreg.describe("torchvision:vit_b_16").resolve(layers[3])
     assert np.array_equal(features[3][0, :, 2, 5], tokens[0, 1 + 2 * 14 + 5])
     last = found["encoder.layers.encoder_layer_11"].numpy()[:, 1:].transpose(0, 2, 1).reshape(1, 768, 14, 14)
     assert np.array_equal(features["C4"], last)

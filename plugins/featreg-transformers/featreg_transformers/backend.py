@@ -26,6 +26,7 @@ from featreg_transformers.configurations import (
     takes_interpolation,
 )
 from featreg_transformers.hubs import HUBS, cache_of, is_hub, muted, with_prefix
+from featreg_transformers.likeness import deviations
 from featreg_transformers.outlets import draw_plan
 from featreg_transformers.processors import default_processor, processor_of, to_preprocess
 from featreg_transformers.weights import library_state
@@ -124,6 +125,9 @@ class TransformersBackend(TorchBackend):
                 "a network whose forward needs nothing but pixel_values",
                 f"{type(error).__name__}: {error}",
             ) from error
+
+    def deviations(self, variant: Variant) -> Sequence[str]:
+        return deviations(self._blueprint(variant).network, variant.model)
 
     def preprocess(self, variant: Variant) -> Preprocess:
         assert isinstance(variant, ModelVariant)

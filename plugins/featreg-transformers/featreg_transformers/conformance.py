@@ -18,6 +18,7 @@ _EVEN = ((96, 64), (64, 96), (65, 67))
 _COSTLY = (
     "layout.levels",
     "layout.local",
+    "layout.pooled",
     "layout.prefix",
     "shapes.described",
     "shapes.outside",

@@ -55,6 +55,7 @@ def to_preprocess(values: Mapping[str, Any]) -> Preprocess:
         _triple(values[key]) if normal else (none,) * 3 for key, none in (("image_mean", 0.0), ("image_std", 1.0))
     )
     shift = 1.0 if values.get("rescale_offset") else 0.0
+    resample = values.get("resample")
     again = _triple(values["image_std"]) if values.get("include_top") else (1.0,) * 3  # EfficientNet's: twice
     return Preprocess(
         resize=resize,
@@ -62,7 +63,7 @@ def to_preprocess(values: Mapping[str, Any]) -> Preprocess:
         mean=tuple((one + shift) / scale for one in mean),
         std=tuple(one * two / scale for one, two in zip(std, again, strict=True)),
         resize_mode=mode,  # type: ignore[arg-type]
-        interpolation=Image.Resampling(int(values.get("resample") or 2)).name.lower(),  # type: ignore[arg-type]
+        interpolation=Image.Resampling(2 if resample is None else int(resample)).name.lower(),  # type: ignore[arg-type]
         color="BGR" if values.get("do_flip_channel_order") else "RGB",
         center="down",
     )

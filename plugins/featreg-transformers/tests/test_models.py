@@ -158,12 +158,14 @@ def test_positions_are_interpolated_where_that_is_asked_for():
         featreg.create_extractor("transformers:resnet", ["C5"], options={"interpolate_pos_encoding": True})
 
 
-@pytest.mark.parametrize("processor", ["ViT", "Bit", "ConvNext", "CLIP", "DeiT", "MobileNetV2"])
+@pytest.mark.parametrize("processor", ["ViT", "Bit", "ConvNext", "CLIP", "DeiT", "EfficientNet", "MobileNetV2"])
 def test_a_processor_s_crop_is_its_own(processor):
-    """Among them odd differences of image and crop, of which the library rounds the half down, and others to even."""
-    own = getattr(transformers, f"{processor}ImageProcessorPil")(
-        **({"size": {"shortest_edge": 224}} if processor == "ConvNext" else {})
-    )
+    """Among them odd differences of image and crop, of which the library rounds the half down, and others to even.
+
+    EfficientNet's takes the nearest pixels, for which Pillow's number is 0, and divides by the deviation twice.
+    """
+    values = {"ConvNext": {"size": {"shortest_edge": 224}}, "EfficientNet": published()["efficientnet-b0"].processor}
+    own = getattr(transformers, f"{processor}ImageProcessorPil")(**values.get(processor, {}))
     picture = np.random.default_rng(0).integers(0, 256, (300, 360, 3), dtype=np.uint8)
     preprocess = to_preprocess(json.loads(own.to_json_string()) | {"resample": int(own.resample)})
     wanted = np.asarray(own(Image.fromarray(picture), return_tensors="np")["pixel_values"][0])
