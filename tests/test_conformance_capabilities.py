@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -269,6 +271,15 @@ def test_files_of_weights_are_loaded() -> None:
         assert statuses(plan) == ["passed"]
         killers = [mutant for mutant in all_mutants() if mutant.killed_by == check]
         assert {verdict.fate for verdict in self_test(plan, mutants=killers)} == {"killed"}
+
+
+def test_arrays_are_not_saved_by_a_framework_that_is_not_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise TypeError("not a tensor")
+
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(save=refuse))
+    monkeypatch.setitem(sys.modules, "mindspore", SimpleNamespace(save_checkpoint=refuse))
+    assert statuses(planned("weights.identity", ["weights"], Loads)) == ["passed"]
 
 
 @pytest.mark.parametrize(

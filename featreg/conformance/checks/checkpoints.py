@@ -94,14 +94,17 @@ WRITERS: Mapping[str, tuple[str, Callable[[State, Path], None]]] = {
     ".npz": ("numpy", _write_numpy),
 }
 """By suffix the module that a format needs, and what writes it. A backend need not take them all."""
+FRAMEWORKS = {"torch", "mindspore"}
 
 
-def _can_write(suffix: str) -> bool:
-    """Whether a format can be tried: that of a framework only where the backend has loaded it."""
-    needed = WRITERS[suffix][0]
-    if needed == "safetensors":
-        return importlib.util.find_spec(needed) is not None
-    return needed in sys.modules
+def _writable(state: State) -> list[str]:
+    """The formats that can be tried: that of a framework where the weights are its own arrays."""
+    origins = {type(value).__module__.partition(".")[0] for value in state.values()}
+    return [
+        suffix
+        for suffix, (needed, _) in WRITERS.items()
+        if (origins == {needed} if needed in FRAMEWORKS else importlib.util.find_spec(needed) is not None)
+    ]
 
 
 @attrs.frozen
@@ -131,18 +134,19 @@ def _no_state(subject: Subject) -> str:
 @contextlib.contextmanager
 def _saved(subject: Subject, images: Floats) -> Iterator[_Trial]:
     """A file of changed weights that the backend takes; a violation where it takes none."""
-    refusals = []
+    refusals = {}
     with tempfile.TemporaryDirectory() as folder:
         for trial in _trials(subject, images, Path(folder)):
             try:
                 _open(subject, trial.write(trial.state))
             except WeightsError as error:
-                refusals.append(f"{trial.path.suffix}: {error}")
+                refusals[trial.path.suffix] = str(error)
             else:
                 yield trial
                 return
     problem = "no file of the network's own weights is taken"
-    subject.expect(False, problem, f"one of {', '.join(filter(_can_write, WRITERS))}", "\n".join(refusals))
+    reasons = "\n".join(f"{suffix}: {reason}" for suffix, reason in refusals.items())
+    subject.expect(False, problem, f"one of {', '.join(refusals)}", reasons)
 
 
 def _trials(subject: Subject, images: Floats, folder: Path) -> Iterator[_Trial]:
@@ -157,7 +161,7 @@ def _trials(subject: Subject, images: Floats, folder: Path) -> Iterator[_Trial]:
             _perturb(states[place])
             changed = _kept(extractor(images))
             copy = {**_of_texts(subject, place), **{name: _copied(value) for name, value in states[place].items()}}
-        for suffix in filter(_can_write, WRITERS):
+        for suffix in _writable(copy):
             yield _Trial(plain, changed, copy, place, folder / f"weights{suffix}")
         place += 1
 

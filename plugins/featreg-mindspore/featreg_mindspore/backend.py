@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,7 +28,7 @@ from featreg_mindspore.libraries import mindcv
 from featreg_mindspore.likeness import add_biases, deviations, imitate
 from featreg_mindspore.onednn import cap_instruction_set
 from featreg_mindspore.reading import Checkpoint, read_checkpoint
-from featreg_mindspore.runtime import check_device, evaluating, quieten_exit
+from featreg_mindspore.runtime import TURN, check_device, evaluating, quieten_exit
 from featreg_mindspore.taps import drop, find_unused
 
 __all__ = ["MindsporeBackend"]
@@ -51,7 +50,6 @@ class MindsporeBackend(Backend):
         self.cap = cap_instruction_set()
         quieten_exit()
         self._learnt: OrderedDict[tuple[str, str | None], Learnt] = OrderedDict()
-        self._lock = threading.RLock()
 
     def models(self) -> Sequence[str]:
         return tuple(sorted(mindcv.list_models()))
@@ -83,6 +81,10 @@ class MindsporeBackend(Backend):
 
         That is the library whose names the checkpoint has, torchvision where it has none of theirs.
         """
+        with TURN:
+            return self._open(request)
+
+    def _open(self, request: ExtractionRequest) -> MindsporeExtractor:
         check_device(request.device)
         model, options, seed = request.model, request.options, synthetic_seed(request.weights)
         _check_options(model, options)
@@ -136,7 +138,7 @@ class MindsporeBackend(Backend):
         """What is known of a model, or of its imitation of a torch library's."""
         check_refused("featreg_mindspore", model)
         key = (model, None if alike is None else alike.library)
-        with self._lock:
+        with TURN:
             if key not in self._learnt:
                 self._learnt[key] = learn(model, lambda: _unfilled(model, alike), networks.default_size(model))
             self._learnt.move_to_end(key)

@@ -44,9 +44,9 @@ class MindsporeExtractor(BackendExtractor):
         return isinstance(array, mindspore.Tensor)
 
     def forward(self, batch: Array) -> list[Any]:
-        images = normalize(_as_numpy(batch), self.info.preprocess)
-        size = (int(images.shape[2]), int(images.shape[3]))
         with evaluating(self._network):
+            images = normalize(_as_numpy(batch), self.info.preprocess)
+            size = (int(images.shape[2]), int(images.shape[3]))
             return collect(self._network, self.taps, images, lambda tap, array: arrange(tap, array, size))
 
     def measure(self, height: int, width: int) -> tuple[FeatureInfo, ...]:

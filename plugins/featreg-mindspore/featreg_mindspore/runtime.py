@@ -15,15 +15,16 @@ import numpy as np
 from featreg.plugin import errors
 from featreg_mindspore.libraries import kernel_seeds, mindspore, nn
 
-__all__ = ["check_device", "eager", "evaluating", "quieten_exit", "seeded"]
+__all__ = ["TURN", "check_device", "eager", "evaluating", "quieten_exit", "seeded"]
 
-_LOCK = threading.RLock()  # the mode and the generators belong to the process: one borrower at a time
+TURN = threading.RLock()
+"""Held by whoever opens, describes or runs a network: mode, device and generators belong to the process."""
 
 
 @contextmanager
 def eager() -> Iterator[None]:
     """PYNATIVE mode, in which alone forward hooks run; the caller's mode comes back afterwards, whatever happens."""
-    with _LOCK:
+    with TURN:
         mode = mindspore.get_context("mode")
         if mode != mindspore.PYNATIVE_MODE:
             mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
@@ -42,7 +43,7 @@ def seeded(seed: int) -> Iterator[None]:
     that is built moves the counters behind ``mindspore.set_seed``.
     """
     counters = kernel_seeds()
-    with _LOCK:
+    with TURN:
         saved = (np.random.get_state(), random.getstate(), mindspore.get_rng_state().asnumpy().copy(), dict(counters))
         np.random.seed(seed)
         random.seed(seed)
@@ -60,7 +61,7 @@ def seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def evaluating(network: Any) -> Iterator[None]:
     """Evaluation mode for a network and all its cells; afterwards each has its own mode again."""
-    with _LOCK:
+    with TURN:
         trained = [cell for _, cell in network.cells_and_names() if cell.training]
         network.set_train(False) if trained else None
         try:
@@ -72,7 +73,8 @@ def evaluating(network: Any) -> Iterator[None]:
 
 def check_device(device: str) -> None:
     """Raise DeviceError unless the device is the CPU and MindSpore computes there."""
-    target = mindspore.get_context("device_target")
+    with TURN:  # while another thread infers shapes, the device is none that computes
+        target = mindspore.get_context("device_target")
     if device != "cpu" or target != "CPU":
         got = device if device != "cpu" else f"'cpu', while MindSpore's device_target is {target}"
         raise errors.DeviceError("the backend 'mindspore' runs on the CPU alone", "device='cpu'", got)

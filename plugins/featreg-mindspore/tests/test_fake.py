@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from featreg_mindspore import networks
 from featreg_mindspore.fake import faking, unfilled
 from featreg_mindspore.libraries import mindcv, mindspore, nn
 from featreg_mindspore.onednn import cap_instruction_set
+from featreg_mindspore.runtime import check_device
 from featreg_mindspore.trace import Event, trace
 
 # Between them they take every Python method of a tensor that mindcv needs: sum, transpose, var, mean, chunk, …
@@ -123,3 +125,11 @@ def test_unfilled_parameters_cost_no_initialisation(monkeypatch: pytest.MonkeyPa
         assert mindcv.create_model("resnet18").classifier.weight.shape == (1000, 512)
     with pytest.raises(AssertionError, match="ran"):
         nn.Dense(3, 4, weight_init="normal")
+
+
+def test_another_thread_waits_until_the_device_computes_again() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with faking():
+            asked = pool.submit(check_device, "cpu")
+            wait([asked], timeout=0.2)  # enough to fail in, if it did not wait
+        asked.result()
