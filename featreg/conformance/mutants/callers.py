@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,9 @@ def _torch() -> Any:
 class _Follows(DoubleExtractor):
     """Gives values that are off by a thousandth in one of the caller's modes."""
 
+    @abstractmethod
     def is_set(self) -> bool:
-        raise NotImplementedError
+        """Whether the mode that it follows is on."""
 
     def forward(self, batch: Array) -> Sequence[Array]:
         outputs = self.inner.forward(batch)
