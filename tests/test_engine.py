@@ -14,7 +14,8 @@ from PIL import Image
 import featreg
 from featreg.engine import local, plan
 from featreg.engine.loader import load_crops
-from featreg.engine.worker import Options, run_tasks
+from featreg.engine.options import Options
+from featreg.engine.worker import run_tasks
 from featreg.errors import (
     BackendError,
     CapabilityError,

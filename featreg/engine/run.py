@@ -14,8 +14,9 @@ import numpy as np
 from featreg.engine.difference import refuse, same_values
 from featreg.engine.fingerprint import fingerprint
 from featreg.engine.heartbeat import Heartbeat
+from featreg.engine.options import Options
 from featreg.engine.plan import check_part, task_order
-from featreg.engine.worker import Options, run_tasks
+from featreg.engine.worker import run_tasks
 from featreg.errors import ErrorRateError, StoreExistsError, StoreFullError
 from featreg.extractor import Extractor, create_extractor
 from featreg.extras import data_extra
