@@ -73,11 +73,11 @@ def _inside(uri: str) -> str:
 def _braces(uri: str) -> list[str]:
     """A pattern without braces for each of their alternatives."""
     with data_extra():
-        from braceexpand import UnbalancedBracesError, braceexpand
+        from braceexpand import braceexpand
     path = local_path(uri)
     try:
         found = list(braceexpand(uri if path is None else path, escape=False))
-    except UnbalancedBracesError as error:
+    except ValueError as error:  # its UnbalancedBracesError, which its type stubs do not know
         raise SourceError("the braces of a pattern do not close", "as in shards/{000..123}.tar", shown(uri)) from error
     return found if path is None else [path_uri(name) for name in found]
 
