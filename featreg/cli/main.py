@@ -28,7 +28,10 @@ COMMANDS = {
     "verify": ("featreg.cli.store:verify", "Check every checksum, every receipt and every row of STORE."),
     "repair": ("featreg.cli.store:repair", "Mend STORE, and plan what is damaged or failed again."),
     "export": ("featreg.cli.export:export", "Write the features of STORE to the folder OUT in another format."),
-    "merge": ("featreg.cli.merge:merge", "Write the rows of finished stores, in the order given, to the new store OUT."),
+    "merge": (
+        "featreg.cli.merge:merge",
+        "Write the rows of finished stores, in the order given, to the new store OUT.",
+    ),
     "conform": ("featreg.cli.conform:conform", "Hold a backend against the specification."),
     "new-plugin": ("featreg.cli.new_plugin:new_plugin", "Write a new plugin with a backend of your own."),
     "doctor": ("featreg.cli.doctor:doctor", "Examine this installation and say how to mend it."),
