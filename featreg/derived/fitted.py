@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import attrs
 import numpy as np
 
-from featreg.derive.blocks import Floats, row_slices
-from featreg.derive.components import Components
-from featreg.derive.inputs import Shapes, check_parts, join, width_of
-from featreg.derive.projection import check_projection, project
+from featreg.derived.blocks import Floats, row_slices
+from featreg.derived.components import Components
+from featreg.derived.inputs import Shapes, check_parts, join, width_of
+from featreg.derived.projection import check_projection, project
 from featreg.errors import RequestError
 from featreg.recipe import Recipe
 from featreg.request import Layer

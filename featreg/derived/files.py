@@ -15,9 +15,9 @@ import attrs
 import numpy as np
 
 from featreg import serialize
-from featreg.derive.components import Components
-from featreg.derive.fitted import Center, FittedRecipe, FittedStep, steps_width
-from featreg.derive.inputs import Shapes, width_of
+from featreg.derived.components import Components
+from featreg.derived.fitted import Center, FittedRecipe, FittedStep, steps_width
+from featreg.derived.inputs import Shapes, width_of
 from featreg.errors import SpecError, StoreError
 from featreg.recipe import Recipe
 from featreg.steps import PCA, Centering, Step

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from featreg.derive.blocks import philox
+from featreg.derived.blocks import philox
 from featreg.errors import RequestError
 from featreg.extras import extra
 from featreg.steps import RandomProjection

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from featreg.derive.blocks import Floats, row_slices, sample_rows
-from featreg.derive.fitted import Doubles, FittedRecipe
-from featreg.derive.fitting import fit
-from featreg.derive.inputs import gather, input_shapes
+from featreg.derived.blocks import Floats, row_slices, sample_rows
+from featreg.derived.fitted import Doubles, FittedRecipe
+from featreg.derived.fitting import fit
+from featreg.derived.inputs import gather, input_shapes
 from featreg.errors import RequestError
 from featreg.recipe import Recipe
 from featreg.spec import FeatureInfo, Layer
@@ -33,7 +33,7 @@ def fit_arrays(recipe: Recipe, arrays: Mapping[Layer, Rows], infos: Mapping[Laye
 
     ``infos`` describe the layers as they are in ``arrays``, of which some rows are read at a time. Raises LayerError
     for an input that is not there, RequestError for arrays of different lengths, and as
-    :func:`~featreg.derive.fitting.fit` does.
+    :func:`~featreg.derived.fitting.fit` does.
     """
     shapes = input_shapes(recipe, infos, {layer: tuple(array.shape[1:]) for layer, array in arrays.items()})
     count = _count(recipe, arrays)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import attrs
 import numpy as np
 
-from featreg.derive.moments import Moments
+from featreg.derived.moments import Moments
 from featreg.errors import RequestError
 from featreg.extras import extra
 from featreg.steps import PCA

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import attrs
 import numpy as np
 
-from featreg.derive.blocks import Floats
+from featreg.derived.blocks import Floats
 from featreg.errors import LayerError, RequestError, near_matches
 from featreg.pool import Pool
 from featreg.pooling import pool_array, pooled_info
@@ -28,39 +28,41 @@ class Taps:
 
     ``request`` has the layers that are kept, then those that only recipes take; ``pooled`` are those of the latter that
     it pools already, on the device, as the recipes say; :func:`gather` takes them as they are. Where there are recipes
-    ``request.flatten`` is off, so that they can pool: whoever keeps a layer flattens it.
+    ``request.flatten`` is off, so that they can pool: whoever keeps a layer flattens it. ``kept`` are the layers that
+    are kept, in their order.
     """
 
     request: ExtractionRequest
     pooled: frozenset[Layer]
+    kept: tuple[Layer, ...]
 
 
-def plan_taps(request: ExtractionRequest, recipes: Sequence[Recipe]) -> Taps:
+def plan_taps(request: ExtractionRequest, recipes: Sequence[Recipe], kept: Collection[Layer] | None = None) -> Taps:
     """The request that gives the inputs of all recipes too.
 
-    A layer of the request goes into recipes as the request gives it, a layer that is not in it as the model gives it.
-    Raises LayerError where a recipe has the name of another or of a layer.
+    ``kept`` are the layers of the request that are kept, all where it is None. A layer that is kept goes into recipes
+    as the request gives it, and so does one that the request pools; any other as the model gives it. Raises LayerError
+    where a recipe has the name of another or of a layer that is kept.
     """
+    stay = tuple(layer for layer in request.layers if kept is None or layer in kept)
     if not recipes:
-        return Taps(request, frozenset())
-    _check_names(request, recipes)
+        return Taps(request, frozenset(), stay)
+    _check_names(stay, recipes)
+    given = {*stay, *request.pools}
     wanted: dict[Layer, set[Pool | None]] = {}
     for recipe in recipes:
         for layer in recipe.inputs:
-            if layer not in request.layers:
-                wanted.setdefault(layer, set()).add(recipe.pools.get(layer))
+            if layer not in stay:
+                pool = None if layer in given else recipe.pools.get(layer)
+                wanted.setdefault(layer, set()).add(pool)
     agreed = {layer: pool for layer, pools in wanted.items() if len(pools) == 1 and (pool := next(iter(pools)))}
-    tapped = attrs.evolve(
-        request,
-        layers=(*request.layers, *wanted),
-        pool={**request.pools, **agreed} or None,
-        flatten=False,
-    )
-    return Taps(tapped, frozenset(agreed))
+    pools = {layer: pool for layer, pool in request.pools.items() if layer in stay or layer in wanted}
+    tapped = attrs.evolve(request, layers=(*stay, *wanted), pool={**pools, **agreed} or None, flatten=False)
+    return Taps(tapped, frozenset(agreed), stay)
 
 
-def _check_names(request: ExtractionRequest, recipes: Sequence[Recipe]) -> None:
-    taken = [*map(str, request.layers), *(recipe.name for recipe in recipes)]
+def _check_names(kept: Sequence[Layer], recipes: Sequence[Recipe]) -> None:
+    taken = [*map(str, kept), *(recipe.name for recipe in recipes)]
     repeated = sorted({recipe.name for recipe in recipes if taken.count(recipe.name) > 1})
     if repeated:
         raise LayerError(
