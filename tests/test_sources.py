@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,19 @@ def test_rows_are_in_natural_order(tmp_path):
 def test_natural_order_is_the_order_of_the_numbers(numbers):
     names = [f"x{number}y{number}.png" for number in numbers]
     assert sorted(names, key=natural_order) == [f"x{number}y{number}.png" for number in sorted(numbers)]
+
+
+NAMES = st.text(st.sampled_from("0019ab. é"), max_size=12)
+
+
+@given(NAMES, NAMES)
+def test_natural_order_compares_runs_of_digits_as_numbers_and_the_rest_by_code_points(first, second):
+    def order(name):
+        parts = re.split("([0-9]+)", name)
+        parts[1::2] = map(int, parts[1::2])
+        return parts, name
+
+    assert (natural_order(first) < natural_order(second)) == (order(first) < order(second))
 
 
 @given(st.text(), st.text())
