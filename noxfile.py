@@ -28,6 +28,7 @@ OLDEST = [
     "packaging==23.2",
     "scikit-learn==1.5.0",
     "scipy==1.11.4",
+    "pyyaml==6.0.1",
 ]
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 PARALLEL = ["--numprocesses", "2", "--dist", "loadfile"]  # most tests keep one core busy
@@ -44,6 +45,7 @@ TESTING = [
     "scikit-learn",
     "copier",
     "hatchling",
+    "ray[data]",
     "safetensors",
     "scipy",
     "xarray",
@@ -178,8 +180,9 @@ def mutants(session: nox.Session) -> None:
 @nox.session
 def specs(session: nox.Session) -> None:
     """Write the JSON Schemas of specs/ anew."""
-    session.install("--constraint", "constraints.txt", ".")
+    session.install("--constraint", "constraints.txt", ".[data]")
     session.run("python", "-m", "featreg.schema", "specs")
+    session.run("python", "-m", "featreg.engine.config", "specs")
 
 
 @nox.session
@@ -199,8 +202,16 @@ def zoo_slice(session: nox.Session) -> None:
 @nox.session
 def faults(session: nox.Session) -> None:
     """Kill, starve and damage runs and stores, and compare what is left byte for byte; writes docs/faults.md."""
-    session.install("--constraint", "constraints.txt", ".[data]")
+    session.install("--constraint", "constraints.txt", ".[data]", "pytest", "hypothesis")
     session.run("python", "-m", "faults", "--page", "docs/faults.md", *session.posargs)
+    session.run("pytest", "tests/test_store_protocol.py", env={"FEATREG_HISTORIES": "400"})
+
+
+@nox.session
+def faults_ray(session: nox.Session) -> None:
+    """Kill workers, actors and nodes of Ray clusters on this machine, in the same way; writes its part of the page."""
+    session.install("--constraint", "constraints.txt", ".[data,ray]")
+    session.run("python", "-m", "faults", "--ray", "--page", "docs/faults.md", *session.posargs)
 
 
 @nox.session

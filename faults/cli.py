@@ -9,8 +9,11 @@ from pathlib import Path
 
 import click
 
+from faults.additions import ADDITIONS
+from faults.page import write_section
 from faults.processes import Child
-from faults.scenarios import SCENARIOS, Skipped
+from faults.ray_scenarios import RAY_SCENARIOS
+from faults.scenarios import SCENARIOS, Scenario, Skipped
 from faults.scene import Scene, Verdict
 from featreg.cli.tables import format_table
 
@@ -23,29 +26,31 @@ HEADERS = ("fault", "runs", "processes killed", "lost rows", "duplicated rows", 
 @click.option("--seed", default=0, show_default=True, help="Of the moments, the files and the bits.")
 @click.option("--slice", "sliced", is_flag=True, help="One run of each fault.")
 @click.option("--only", multiple=True, metavar="TEXT", help="The faults with this in their names; repeatable.")
-@click.option("--page", type=click.Path(path_type=Path), help="Write the table to this Markdown file.")
-def main(seed: int, sliced: bool, only: tuple[str, ...], page: Path | None) -> None:
+@click.option("--ray", is_flag=True, help="The faults of a Ray cluster, in place of those of other runs and stores.")
+@click.option("--page", type=click.Path(path_type=Path), help="Write the table to its section of this Markdown file.")
+def main(seed: int, sliced: bool, only: tuple[str, ...], ray: bool, page: Path | None) -> None:
     """Do harm to runs and stores, mend them, and compare each store byte for byte with an undisturbed one.
 
     The exit code is 1 where a row was lost or duplicated, or a file differs.
     """
     rows, clean = [], True
-    for name in (name for name in SCENARIOS if not only or any(text in name for text in only)):
-        row, fine = _play(name, seed, sliced)
+    for name, (scenario, count) in (RAY_SCENARIOS if ray else {**SCENARIOS, **ADDITIONS}).items():
+        if only and not any(text in name for text in only):
+            continue
+        row, fine = _play(name, scenario, 1 if sliced else count, seed)
         rows.append(row)
         clean &= fine
+        if page is not None:  # as it goes on: all of it takes long
+            write_section(page, "ray" if ray else "local", [HEADERS, *rows], seed)
     click.echo(format_table(HEADERS, rows))
-    if page is not None:
-        page.write_text(_markdown(rows, seed))
     sys.exit(not clean)
 
 
-def _play(name: str, seed: int, sliced: bool) -> tuple[list[object], bool]:
-    scenario, count = SCENARIOS[name]
+def _play(name: str, scenario: Scenario, count: int, seed: int) -> tuple[list[object], bool]:
     verdicts, killed = [], Child.killed
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder) / "scene")
-        for run in range(1 if sliced else count):
+        for run in range(count):
             rng = random.Random(f"{seed} {name} {run}")
             try:
                 verdict = scenario(scene, rng)
@@ -61,19 +66,3 @@ def _play(name: str, seed: int, sliced: bool) -> tuple[list[object], bool]:
     sums = [sum(getattr(verdict, field) for verdict in verdicts) for field in ("lost", "duplicated", "torn")]
     click.echo(f"{name}: {len(verdicts)} runs", err=True)
     return [name, len(verdicts), Child.killed - killed, *sums], not any(sums)
-
-
-def _markdown(rows: list[list[object]], seed: int) -> str:
-    table = "\n".join(f"| {' | '.join(map(str, row))} |" for row in [HEADERS, ["---"] * len(HEADERS), *rows])
-    return f"""# Faults
-
-What `nox -s faults` did to runs and stores (seed {seed}), how it was mended, and what was left of it. A run of 24
-images, three of them bad, in tasks of four rows is killed, starved or damaged; then the same command is run again, or
-`featreg repair` and `featreg worker`. The store is then compared byte for byte with that of an undisturbed run.
-
-{table}
-
-A kill is a SIGKILL before, in the middle of or after one file operation, or at a random moment. A damage must also be
-named by `featreg verify`, with the file, before it is mended. The interleavings of workers that crash between any two
-file operations are searched by `tests/test_store_protocol.py`.
-"""

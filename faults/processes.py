@@ -23,6 +23,7 @@ class Child:
 
     def __init__(self, call: Callable[[], object], log: Path) -> None:
         self._log = log
+        self._code: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             code = FAILED
@@ -52,10 +53,24 @@ class Child:
             time.sleep(0.001)
         os.kill(self.pid, signal.SIGKILL)
 
+    def wait_stopped(self) -> bool:
+        """Wait until it has stopped itself; False where it has ended instead, which :meth:`wait` then tells."""
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            return True
+        self._code = os.waitstatus_to_exitcode(status)
+        return False
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def wait(self) -> int | None:
         """The exit code, negative for a signal; None where :meth:`kill` found it ended."""
         if not self.pid:
             return None
+        if self._code is not None:
+            return self._code
         _, status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         Child.killed += code == -signal.SIGKILL

@@ -209,7 +209,9 @@ def deleted(scene: Scene, rng: random.Random) -> Verdict:
 
 def _damaged(scene: Scene, rng: random.Random, harm: Callable[[bytes], bytes | None]) -> Verdict:
     store = scene.copy()
-    kind = rng.choice(["receipts/*", "C4/c", "pooled/c", "zarr.json", "index", "passes", ".json", ".parquet"])
+    kind = rng.choice(
+        ["receipts/*", "C4/c", "pooled/c", "mean/c", "fits", "zarr.json", "index", "passes", ".json", ".parquet"]
+    )
     names = [name for name in sorted(scene.expected) if kind.rstrip("*") in name]
     name = rng.choice(names)
     harmed = harm(scene.expected[name])

@@ -20,11 +20,15 @@ from faults.processes import run
 from featreg.cli.main import cli
 from featreg.engine import plan
 
-__all__ = ["Scene", "Verdict", "content"]
+__all__ = ["Scene", "Verdict", "compare", "content"]
 
 IMAGES, BAD, TASK_ROWS = 24, (5, 6, 17), 4
 LAYERS = ["C4", "pooled"]
-ROW_BYTES = 4 * (32 * 4 * 4 + 48)
+RECIPE = "mean=C4[avg],pooled:center"
+ROW_BYTES = 4 * (32 * 4 * 4 + 48 + (32 + 48))
+
+
+_RUN: dict[str, Any] = {"derive": RECIPE, "batch_size": 2, "num_workers": 2}
 
 
 @attrs.frozen
@@ -57,7 +61,7 @@ class Scene:
 
     def extract(self, store: Path, **options: Any) -> None:
         """What a user runs, and runs again."""
-        featreg.extract(self.images, store, "numpy:tinynet", LAYERS, batch_size=2, num_workers=2, **options)
+        featreg.extract(self.images, store, "numpy:tinynet", LAYERS, **{**_RUN, **options})
 
     def work(self, store: Path) -> None:
         """What the other workers run."""
@@ -93,6 +97,14 @@ class Scene:
         rows = [row for row, times in _rows(found).items() for _ in range(times)]
         lost = len(set(range(IMAGES)) - set(rows))
         return Verdict(lost, len(rows) - len(set(rows)), len(differing))
+
+
+def compare(found: dict[str, bytes], expected: dict[str, bytes]) -> Verdict:
+    """How the files of a store that was added to differ: a row counts once for each pass."""
+    differing = {name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)}
+    here, there = _rows(found), _rows(expected)
+    lost = sum(max(times - here.get(row, 0), 0) for row, times in there.items())
+    return Verdict(lost, sum(max(times - there.get(row, 0), 0) for row, times in here.items()), len(differing))
 
 
 def content(store: Path) -> dict[str, bytes]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featreg.checkpoints import WeightsReport as WeightsReport
     from featreg.engine import extract as extract
+    from featreg.engine.deriving import derive as derive
+    from featreg.engine.local import estimate as estimate
     from featreg.errors import FeatregError as FeatregError
     from featreg.export import export_store as export_store
     from featreg.extractor import Extractor as Extractor
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from featreg.keymap import map_in_order as map_in_order
     from featreg.pool import Pool as Pool
     from featreg.preprocess import load_images as load_images
+    from featreg.recipe import Recipe as Recipe
     from featreg.spec import ExtractionRequest as ExtractionRequest
     from featreg.spec import FeatureInfo as FeatureInfo
     from featreg.spec import ModelInfo as ModelInfo
@@ -45,9 +48,12 @@ _HOMES = {
     "NodeInfo": "spec",
     "Pool": "pool",
     "Preprocess": "spec",
+    "Recipe": "recipe",
     "WeightsReport": "checkpoints",
     "create_extractor": "extractor",
+    "derive": "engine.deriving",
     "describe": "extractor",
+    "estimate": "engine.local",
     "extract": "engine",
     "export_store": "export",
     "from_module": "extractor",

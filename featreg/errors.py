@@ -20,9 +20,11 @@
     │   ├── SpecVersionError      it was written for another version of the specification
     │   └── MissingDependencyError  a distribution that it needs is absent or of the wrong version
     ├── BackendError              a backend failed, or broke the contract, while it worked
+    │   └── OutOfMemoryError      memory does not suffice for a batch, on the device or beside it
     ├── ImageError                bytes that cannot be made into an RGB image
     ├── SourceError               a data set that cannot be read
     ├── ErrorRateError            more samples failed than a run puts up with
+    ├── EngineError               a cluster that lost a run's workers, or that hangs
     └── StoreError                a feature store that cannot be read or written
         ├── StoreExistsError      the path is taken
         ├── StoreMismatchError    another run is to go on in it
@@ -47,12 +49,14 @@ __all__ = [
     "CapabilityError",
     "DeviceError",
     "DuplicateBackendError",
+    "EngineError",
     "ErrorRateError",
     "FeatregError",
     "ImageError",
     "InputError",
     "LayerError",
     "MissingDependencyError",
+    "OutOfMemoryError",
     "PluginError",
     "PluginHookError",
     "PluginImportError",
@@ -171,6 +175,10 @@ class BackendError(FeatregError):
     """A backend failed, or broke the contract, while it worked; the cause is chained."""
 
 
+class OutOfMemoryError(BackendError):
+    """Memory does not suffice for a batch, on the device or beside it; a smaller one may fit."""
+
+
 class ImageError(FeatregError):
     """Bytes that cannot be made into an RGB image."""
 
@@ -181,6 +189,10 @@ class SourceError(FeatregError):
 
 class ErrorRateError(FeatregError):
     """More samples failed than the run puts up with; what is finished is kept."""
+
+
+class EngineError(FeatregError):
+    """A cluster that lost the workers of a run, or that hangs; what is finished is kept."""
 
 
 class StoreError(FeatregError):

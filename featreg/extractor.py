@@ -22,6 +22,7 @@ __all__ = [
     "list_backends",
     "list_models",
     "list_nodes",
+    "make_request",
 ]
 
 
@@ -93,7 +94,7 @@ def create_extractor(
     PluginError.
     """
     registry = registry or default_registry()
-    request = _request(model, layers, fields)
+    request = make_request(model, layers, fields)
     backend, name = registry.resolve(request.model)
     check_capabilities(request, registry.spec(backend).capabilities, backend)
     request = attrs.evolve(request, model=f"{backend}:{name}")
@@ -124,7 +125,7 @@ def from_module(
     if preprocess is not None and not isinstance(preprocess, Preprocess):
         raise SpecError("preprocess says how images become the input", "featreg.Preprocess(...)", repr(preprocess))
     backend, name = registry.wrapper(module), name or type(module).__name__
-    request = _request(f"{backend}:{name}", layers, fields)
+    request = make_request(f"{backend}:{name}", layers, fields)
     for field in ("weights", "output_stride"):
         if getattr(request, field) is not None:
             raise SpecError(f"{field} changes a module, and from_module takes it as it is", "None")
@@ -153,7 +154,8 @@ def _checked(request: ExtractionRequest, opened: Any) -> Extractor:
         raise
 
 
-def _request(model: str | ExtractionRequest, layers: Any, fields: dict[str, Any]) -> ExtractionRequest:
+def make_request(model: str | ExtractionRequest, layers: Any, fields: Mapping[str, Any]) -> ExtractionRequest:
+    """The request of :func:`create_extractor`'s arguments; raises SpecError and LayerError."""
     if isinstance(model, ExtractionRequest):
         if layers is not None or fields:
             raise SpecError("a request is given whole", "create_extractor(request)", "a request and further arguments")

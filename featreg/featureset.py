@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -138,14 +138,16 @@ def pool_features(features: FeatureSet, pools: Mapping[Layer, Pool], apply: Pool
     return FeatureSet(arrays, infos, features.input_size)
 
 
-def flatten_features(features: FeatureSet, apply: Callable[[Array], Array] = flat_array) -> FeatureSet:
-    """Every feature as (N, D), row-major; ``apply`` flattens one array."""
+def flatten_features(
+    features: FeatureSet, apply: Callable[[Array], Array] = flat_array, layers: Collection[Layer] | None = None
+) -> FeatureSet:
+    """Every feature, or those of some layers, as (N, D), row-major; ``apply`` flattens one array."""
     size = features.input_size
-    infos = {
-        key: flattened_info(_located(info, features[key], size), math.prod(features[key].shape[1:]), size)
-        for key, info in features.info.items()
-    }
-    return FeatureSet({key: apply(array) for key, array in features.items()}, infos, size)
+    arrays, infos = dict(features), dict(features.info)
+    for key in features if layers is None else layers:
+        infos[key] = flattened_info(_located(infos[key], arrays[key], size), math.prod(arrays[key].shape[1:]), size)
+        arrays[key] = apply(arrays[key])
+    return FeatureSet(arrays, infos, size)
 
 
 def _located(info: FeatureInfo, array: Array, size: Size | None) -> FeatureInfo:

@@ -16,7 +16,17 @@ import numpy as np
 from featreg.errors import ImageError, RequestError
 from featreg.extras import data_extra
 
-__all__ = ["DECODER", "MAX_PIXELS", "Pixels", "decode", "formats", "is_image_name", "suffixes", "to_pixels"]
+__all__ = [
+    "DECODER",
+    "MAX_PIXELS",
+    "Pixels",
+    "decode",
+    "decoded_size",
+    "formats",
+    "is_image_name",
+    "suffixes",
+    "to_pixels",
+]
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -122,6 +132,17 @@ def to_pixels(content: bytes | Pixels | str) -> Pixels:
         raise ImageError("pixels of another form", "(height, width, 3) of uint8", f"{content.shape} of {content.dtype}")
     check_size(content.shape[1], content.shape[0], "the image")
     return content
+
+
+def decoded_size(content: bytes | Pixels | str) -> int:
+    """The bytes that a sample takes as RGB, by its header alone; 0 for what :func:`to_pixels` refuses."""
+    if not isinstance(content, bytes):
+        return content.nbytes if isinstance(content, np.ndarray) else 0
+    try:
+        with Image.open(io.BytesIO(content), formats=formats()) as image:
+            return 3 * image.width * image.height
+    except Exception:  # noqa: BLE001  (Pillow's plugins raise anything; decoding says what is wrong)
+        return 0
 
 
 def check_size(width: int, height: int, what: str) -> None:

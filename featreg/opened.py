@@ -6,8 +6,9 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType, TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
@@ -24,7 +25,7 @@ from featreg.checks import (
     checked_info,
     grid_is_known,
 )
-from featreg.errors import BackendError, CapabilityError, FeatregError, InputError, RequestError
+from featreg.errors import BackendError, CapabilityError, FeatregError, InputError, OutOfMemoryError, RequestError
 from featreg.featureset import FeatureSet, flatten_features, pool_features
 from featreg.fields import as_pair
 from featreg.identity import identify_path
@@ -34,9 +35,12 @@ from featreg.registry import guarded
 from featreg.spec import ExtractionRequest, FeatureInfo, Layer, Preprocess, Size
 from featreg.synthetic import synthetic_seed
 
-__all__ = ["Extractor"]
+__all__ = ["Extractor", "Transfers"]
 
 T = TypeVar("T")
+
+Transfers: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Gives the context in which one copy to or from the device goes on."""
 
 
 class Extractor:
@@ -108,15 +112,18 @@ class Extractor:
         """The framework's own network; None where the backend has none."""
         return self._module
 
-    def __call__(self, inputs: Array | Sequence[str]) -> FeatureSet:
+    def __call__(self, inputs: Array | Sequence[str], *, transfers: Transfers | None = None) -> FeatureSet:
         """The features of a batch.
 
+        ``transfers``, for measuring, gives a context for each copy to the device and back, which then waits for what
+        was begun before; a backend that cannot tell these apart copies outside of any.
+
         Raises InputError for a batch of another rank, type, channel count or size than the model takes, BackendError
-        where the framework fails, and CapabilityError while another thread is in a call, unless ``thread_safe`` is
-        among the capabilities.
+        where the framework fails (OutOfMemoryError where memory does not suffice), and CapabilityError while another
+        thread is in a call, unless ``thread_safe`` is among the capabilities.
         """
         if "thread_safe" in self.info.capabilities:
-            return self._extract(inputs)
+            return self._extract(inputs, transfers)
         if not self._turn.acquire(blocking=False):
             raise CapabilityError(
                 f"the extractor of {self.request.model} is in use by another thread",
@@ -124,21 +131,35 @@ class Extractor:
                 remedy="open an extractor in each thread",
             )
         try:
-            return self._extract(inputs)
+            return self._extract(inputs, transfers)
         finally:
             self._turn.release()
 
-    def _extract(self, inputs: Array | Sequence[str]) -> FeatureSet:
+    def _extract(self, inputs: Array | Sequence[str], transfers: Transfers | None) -> FeatureSet:
         opened = self._open()
         batch = as_texts(inputs) if self._takes_text else self._images(opened, inputs)
+        if transfers is not None and not isinstance(batch, list):
+            with transfers():
+                batch = self._guard(opened.to_device)(batch)
+                self._guard(opened.synchronize)()
         outputs = self._run(opened, batch)
         check_outputs(self.request, self._features, outputs, batch)
         size = None if isinstance(batch, list) else (int(batch.shape[2]), int(batch.shape[3]))
         features = FeatureSet(self._keyed(outputs), self._keyed(self._features), size)
         features = pool_features(features, self.request.pools, self._guard(opened.pool))
         if self.request.flatten:
-            features = flatten_features(features, self._guard(opened.flatten))
-        return features.map(self._guard(opened.to_numpy)) if self.request.array == "numpy" else features
+            features = flatten_features(features, self._guard(opened.flatten), self.request.flattened)
+        if self.request.array != "numpy":
+            return features
+        if transfers is None:
+            return features.map(self._guard(opened.to_numpy))
+        self._guard(opened.synchronize)()
+        with transfers():
+            return features.map(self._guard(opened.to_numpy))
+
+    def free_memory(self) -> None:
+        """Give back what the framework keeps for later, as after a batch for which memory did not suffice."""
+        self._guard(self._open().free_memory)()
 
     def output_shapes(self, input_shape: Sequence[int]) -> dict[Layer, tuple[int, ...]]:
         """The exact shape of every requested layer for an input of (N, 3, H, W); runs no forward pass on real data.
@@ -193,16 +214,17 @@ class Extractor:
         check_features(self.request, infos)
         return tuple(attrs.evolve(info, input_rule=self.info.input_rule) for info in infos)
 
-    def _guard(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        return functools.partial(guarded, self.request.model, method)
+    def _guard(self, method: Callable[..., T]) -> Callable[..., T]:
+        out_of_memory = self._open().is_out_of_memory
+        return functools.partial(guarded, self.request.model, method, out_of_memory=out_of_memory)
 
     def _keyed(self, values: Sequence[T]) -> Mapping[Layer, T]:
         return MappingProxyType(dict(zip(self.request.layers, values, strict=True)))
 
     def _described(self, infos: Sequence[FeatureInfo], size: Size) -> list[FeatureInfo]:
-        pools, flatten = self.request.pools, self.request.flatten
+        pools, flattened = self.request.pools, self.request.flattened
         return [
-            described(info, pools.get(layer), flatten, size)
+            described(info, pools.get(layer), layer in flattened, size)
             for layer, info in zip(self.request.layers, infos, strict=True)
         ]
 
@@ -221,7 +243,9 @@ class Extractor:
             return list(opened.forward(batch))  # a generator runs here, inside the guard
 
         try:
-            return guarded(self.request.model, forward)
+            return self._guard(forward)()
+        except OutOfMemoryError:
+            raise
         except BackendError:
             if not self._takes_text:
                 self._blame_size(opened, int(batch.shape[2]), int(batch.shape[3]))

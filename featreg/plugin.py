@@ -159,6 +159,23 @@ class BackendExtractor(ABC):
         """One of :meth:`forward`'s arrays, pooled or not, as (N, D), row-major."""
         return flat_array(array)
 
+    def to_device(self, batch: Array) -> Array:
+        """A batch of images as an array of the framework's own on the device, its numbers unchanged; else as it is.
+
+        Asked for, as :meth:`synchronize` is, where the time of copying is told apart from that of computing.
+        """
+        return batch
+
+    def synchronize(self) -> None:  # noqa: B027  (most extractors compute while they are called)
+        """Wait until whatever the device was given to do is done."""
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether an exception of the framework says that memory did not suffice: then a smaller batch is tried."""
+        return isinstance(error, MemoryError)
+
+    def free_memory(self) -> None:  # noqa: B027
+        """Give back what the framework keeps for later: called after a batch for which memory did not suffice."""
+
     def measure(self, height: int, width: int) -> tuple[FeatureInfo, ...]:
         """``features`` as they are for one input size, inferred where their grid follows no formula."""
         return self.features

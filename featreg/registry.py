@@ -27,6 +27,7 @@ from featreg.errors import (
     CapabilityError,
     DuplicateBackendError,
     FeatregError,
+    OutOfMemoryError,
     SpecError,
     UnknownBackendError,
     UnknownModelError,
@@ -266,18 +267,38 @@ def default_registry() -> Registry:
     return Registry()
 
 
-def guarded(what: str, method: Callable[..., T], *arguments: Any) -> T:
-    """Call a backend; the one place where a framework's exceptions are mapped, to a BackendError that chains them."""
+def guarded(
+    what: str,
+    method: Callable[..., T],
+    *arguments: Any,
+    out_of_memory: Callable[[BaseException], bool] = lambda error: isinstance(error, MemoryError),
+) -> T:
+    """Call a backend; the one place where a framework's exceptions are mapped, to a BackendError that chains them.
+
+    Those that ``out_of_memory`` names become an OutOfMemoryError.
+    """
     try:
         return method(*arguments)
     except FeatregError:
         raise
     except (Exception, SystemExit) as error:
-        raise BackendError(
-            f"{what} failed in {getattr(method, '__name__', repr(method))}",
-            got=f"{type(error).__name__}: {error}",
-            remedy="the cause is chained (featreg --traceback ... shows it); report it to the authors of the backend",
-        ) from error
+        raise _mapped(what, method, error, out_of_memory(error)) from error
+
+
+def _mapped(what: str, method: Callable[..., Any], error: BaseException, out_of_memory: bool) -> BackendError:
+    problem = f"{what} failed in {getattr(method, '__name__', repr(method))}"
+    got = f"{type(error).__name__}: {error}"
+    if out_of_memory:
+        return OutOfMemoryError(
+            f"{problem}: memory does not suffice",
+            got=got,
+            remedy="a smaller batch, fewer or later layers, a pooling, or dtype='float16' on a device that has it",
+        )
+    return BackendError(
+        problem,
+        got=got,
+        remedy="the cause is chained (featreg --traceback ... shows it); report it to the authors of the backend",
+    )
 
 
 def _names(text: str) -> frozenset[str]:

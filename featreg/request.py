@@ -76,6 +76,21 @@ def _pools(value: Any) -> Any:
     return tuple((as_whole(layer), _pool(pool)) for layer, pool in pairs if pool is not None) or None
 
 
+def _flat(value: Any) -> Any:
+    """True, False, or the layers that are flattened, each once; none of them is False."""
+    return value if isinstance(value, bool) else as_layers(value) or False
+
+
+class AreFlat:
+    """A boolean, or at least one layer, each one once."""
+
+    schema: ClassVar[dict[str, Any]] = {"anyOf": [{"type": "boolean"}, {"type": "array", **AreLayers.schema}]}
+
+    def __call__(self, _: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, bool):
+            AreLayers()(_, attribute, value)
+
+
 def _path(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
@@ -120,16 +135,16 @@ class ExtractionRequest:
     ``weights`` None means random weights from a fixed seed; ``"default"`` or a tag the library's own;
     ``"synthetic:SEED"`` the same numbers for one architecture in every backend; else a path.
     ``array`` is ``"numpy"`` or ``"native"`` (the framework's own arrays, left on the device). ``pool`` is a
-    :class:`~featreg.Pool` or its text, one for all layers or a mapping of layers to theirs; ``flatten`` then makes a
-    vector of everything, row-major. ``grad`` keeps the autograd graph and needs ``array="native"``. ``options`` are the
-    backend's own.
+    :class:`~featreg.Pool` or its text, one for all layers or a mapping of layers to theirs; ``flatten`` then makes
+    vectors, row-major, of all layers or of those that it lists. ``grad`` keeps the autograd graph and needs
+    ``array="native"``. ``options`` are the backend's own.
     """
 
     model: str = attrs.field(validator=IsText())
     layers: tuple[Layer, ...] = attrs.field(converter=as_layers, validator=AreLayers())
     weights: str | None = attrs.field(default=None, converter=_path, validator=IsText(optional=True))
     pool: Pool | LayerPools | None = attrs.field(default=None, converter=_pools)
-    flatten: bool = attrs.field(default=False, validator=IsBool())
+    flatten: bool | tuple[Layer, ...] = attrs.field(default=False, converter=_flat, validator=AreFlat())
     output_stride: int | None = attrs.field(default=None, converter=as_whole, validator=AtLeast(1, optional=True))
     device: str = attrs.field(default="cpu", validator=IsText())
     dtype: Literal["float32", "float16", "bfloat16"] = attrs.field(
@@ -147,11 +162,20 @@ class ExtractionRequest:
         synthetic_seed(self.weights)
         if isinstance(self.pool, tuple):
             object.__setattr__(self, "pool", _ordered(self.pool, self.layers))
+        if isinstance(self.flatten, tuple):
+            object.__setattr__(self, "flatten", _some_or_all(self.flatten, self.layers))
 
     @property
     def pools(self) -> dict[Layer, Pool]:
         """The pooling of every layer that has one, in the order of the layers."""
         return {} if self.pool is None else as_pools(self.pool, self.layers)
+
+    @property
+    def flattened(self) -> tuple[Layer, ...]:
+        """The layers that are flattened, in the order of the layers."""
+        if isinstance(self.flatten, bool):
+            return self.layers if self.flatten else ()
+        return self.flatten
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = attrs.asdict(self, recurse=False, filter=lambda field, _: field.name != "options")
@@ -162,16 +186,27 @@ def _ordered(pools: LayerPools, layers: tuple[Layer, ...]) -> LayerPools:
     """The same poolings in the order of the layers, so that equal requests are equal."""
     asked = [layer for layer, _ in pools]
     for layer in asked:
-        if layer not in layers or isinstance(layer, bool):
-            raise LayerError(
-                f"a pooling for {layer!r}, which is not among the layers",
-                f"some of {list(layers)}",
-                repr(layer),
-                near_matches(str(layer), map(str, layers)),
-            )
+        _check_asked(layer, layers, "a pooling for")
         if asked.count(layer) > 1:
             raise LayerError(f"two poolings for {layer!r}", "one for each layer")
     return tuple(sorted(pools, key=lambda pair: layers.index(pair[0])))
+
+
+def _some_or_all(flatten: tuple[Layer, ...], layers: tuple[Layer, ...]) -> bool | tuple[Layer, ...]:
+    """The layers to flatten in the order of the layers, True where they are all, so that equal requests are equal."""
+    for layer in flatten:
+        _check_asked(layer, layers, "to flatten")
+    return len(flatten) == len(layers) or tuple(sorted(flatten, key=layers.index))
+
+
+def _check_asked(layer: Any, layers: tuple[Layer, ...], what: str) -> None:
+    if layer not in layers or isinstance(layer, bool):
+        raise LayerError(
+            f"{what} {layer!r}, which is not among the layers",
+            f"some of {list(layers)}",
+            repr(layer),
+            near_matches(str(layer), map(str, layers)),
+        )
 
 
 def as_pools(value: Any, layers: tuple[Layer, ...]) -> dict[Layer, Pool]:

@@ -63,8 +63,10 @@ def _object(cls: type, definitions: Schema) -> Schema:
 
 
 def _property(field: attrs.Attribute[Any], hint: Any, definitions: Schema) -> Schema:
+    if "schema" in field.metadata:
+        return dict(field.metadata["schema"])
     rule = getattr(field.validator, "schema", {})
-    return rule if "enum" in rule else {**_of(hint, definitions), **rule}
+    return dict(rule) if "enum" in rule or "anyOf" in rule else {**_of(hint, definitions), **rule}
 
 
 def _of(hint: Any, definitions: Schema) -> Schema:

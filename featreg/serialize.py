@@ -15,11 +15,11 @@ from cattrs.gen import make_dict_structure_fn
 
 from featreg.errors import FeatregError, SpecError
 from featreg.pool import Pool
-from featreg.request import LayerPools, thaw
+from featreg.request import Layer, LayerPools, thaw
 from featreg.spec import ExtractionRequest, FeatureInfo, InputRule, MeasuredGrid, ModelInfo, Preprocess
 from featreg.steps import Step, parse_step
 
-__all__ = ["DOCUMENTS", "dumps", "from_dict", "loads", "schema_name", "to_dict"]
+__all__ = ["DOCUMENTS", "dumps", "from_dict", "loads", "schema_name", "strict_converter", "to_dict"]
 
 T = TypeVar("T")
 
@@ -27,8 +27,8 @@ DOCUMENTS: tuple[type, ...] = (FeatureInfo, ExtractionRequest, Preprocess, Input
 """The classes that have a JSON Schema of their own in ``specs/``."""
 
 
-@functools.cache
-def _converter() -> cattrs.Converter:
+def strict_converter() -> cattrs.Converter:
+    """A converter of its own to and from plain data, as strict as all documents of the specification are read."""
     converter = cattrs.Converter(forbid_extra_keys=True)
     for scalar in (int, float, str, bool):
         converter.register_structure_hook(scalar, functools.partial(_strict, scalar))
@@ -44,10 +44,17 @@ def _converter() -> cattrs.Converter:
         Pool | LayerPools | None,
         lambda value, _: None if value is None else converter.structure(value, _pool_hint(value)),
     )
+    converter.register_structure_hook(
+        bool | tuple[Layer, ...],
+        lambda value, _: converter.structure(value, tuple[Layer, ...] if isinstance(value, list | tuple) else bool),
+    )
     converter.register_structure_hook_func(_is_tuple, lambda value, hint: _strict_tuple(converter, hint, value))
     for cls in (MeasuredGrid, *DOCUMENTS):
         converter.register_structure_hook(cls, make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True))
     return converter
+
+
+_converter = functools.cache(strict_converter)
 
 
 def _strict(scalar: type, value: Any, _: Any) -> Any:

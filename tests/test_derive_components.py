@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.decomposition import IncrementalPCA
 
-from featreg.derive import components
-from featreg.derive.components import Components, ExactFit, IncrementalFit, components_fit
+from featreg.derived import components
+from featreg.derived.components import Components, ExactFit, IncrementalFit, components_fit
 from featreg.errors import RequestError
 from featreg.steps import PCA
 

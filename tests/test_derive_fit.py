@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.preprocessing import normalize
 
-from featreg.derive import (
+from featreg.derived import (
     FittedRecipe,
+    Rows,
     derive_arrays,
     dump_fitted,
     fit,
     fit_arrays,
     fit_bytes,
+    fit_together,
     gather,
     input_shapes,
     load_fitted,
@@ -152,8 +154,8 @@ def test_one_row_and_one_column() -> None:
     ],
 )
 def test_what_a_fit_holds_is_told_before(text: str, width: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featreg.derive.components.MAX_EXACT", limit)
-    monkeypatch.setattr("featreg.derive.blocks.BLOCK_BYTES", 2**16)
+    monkeypatch.setattr("featreg.derived.components.MAX_EXACT", limit)
+    monkeypatch.setattr("featreg.derived.blocks.BLOCK_BYTES", 2**16)
     recipe, rows = Recipe.parse(text), np.random.default_rng(0).normal(size=(700, width))
     fit_arrays(recipe, {"pooled": rows}, INFOS)  # whatever is loaded and kept on the first call
     tracemalloc.start()
@@ -264,7 +266,7 @@ class Recorded:
 def test_arrays_are_read_a_block_at_a_time(fitting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     features = layers(50)
     expected = derived(f"x=C3,pooled:center:l2:pca=3{fitting}", features)
-    monkeypatch.setattr("featreg.derive.blocks.BLOCK_BYTES", 8 * 150 * 4)
+    monkeypatch.setattr("featreg.derived.blocks.BLOCK_BYTES", 8 * 150 * 4)
     recorded = {layer: Recorded(array) for layer, array in features.items()}
     recipe = Recipe.parse(f"x=C3,pooled:center:l2:pca=3{fitting}")
     fitted = fit_arrays(recipe, recorded, INFOS)
@@ -478,7 +480,7 @@ def test_names_are_taken_once() -> None:
 
 
 def test_the_import_loads_neither_scipy_nor_scikit_learn() -> None:
-    code = "import featreg.derive, sys; print(sorted({'scipy', 'scipy.linalg', 'sklearn'} & set(sys.modules)))"
+    code = "import featreg.derived, sys; print(sorted({'scipy', 'scipy.linalg', 'sklearn'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -516,3 +518,33 @@ def test_a_tapped_extractor_feeds_a_recipe() -> None:
         fitted = fit(recipe, input_shapes(recipe, infos, shapes, taps.pooled))
         found = fitted.apply(gather(recipe, features, infos, taps.pooled))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@given(st.integers(2, 30), st.integers(1, 7), st.lists(st.sampled_from([None, 2, 5, 9]), min_size=4, max_size=4))
+def test_recipes_are_fitted_together_as_each_is_alone(count: int, size: int, samples: list[int | None]) -> None:
+    features = layers(count)
+    texts = ["a=pooled:center", "b=C3[avg]:l2:center:l2:pca=1", "c=C3[avg],pooled:pca=2", "d=tokens[cls]:l2"]
+    recipes = [
+        Recipe.parse(text + ("" if n is None or text[0] == "d" else f":fit={n}"))
+        for text, n in zip(texts, samples, strict=True)
+    ]
+    shapes = {
+        recipe.name: input_shapes(recipe, INFOS, {k: v.shape[1:] for k, v in features.items()}) for recipe in recipes
+    }
+    sweeps = []
+
+    def sweep(numbers: Any) -> Iterator[Rows]:
+        rows = np.arange(count) if numbers is None else numbers
+        sweeps.append(len(rows))
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            yield Rows(some, {layer: values[some] for layer, values in features.items()}, INFOS)
+
+    found = fit_together(recipes, shapes, count, sweep)
+    assert len(sweeps) == 2
+    for recipe in recipes:
+        rows = np.arange(count) if recipe.sample is None else sample_rows(count, recipe.sample, 0)
+        alone = gather(recipe, {layer: values[rows] for layer, values in features.items()}, INFOS)
+        expected = fit(recipe, shapes[recipe.name], lambda alone=alone: [alone])
+        assert found[recipe.name].rows == expected.rows
+        np.testing.assert_allclose(found[recipe.name].apply(alone), expected.apply(alone), atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featreg.derive.moments import Mean, Moments
+from featreg.derived.moments import Mean, Moments
 
 
 def rows_with_offset(count: int, width: int, offset: float, seed: int) -> np.ndarray:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.random_projection import johnson_lindenstrauss_min_dim
 
-from featreg.derive import projection
-from featreg.derive.projection import check_projection, project, projection_block
+from featreg.derived import projection
+from featreg.derived.projection import check_projection, project, projection_block
 from featreg.errors import RequestError
 from featreg.steps import RandomProjection
 

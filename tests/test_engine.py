@@ -176,6 +176,7 @@ def test_a_folder_with_every_kind_of_trouble(tmp_path):
     store = featreg.extract(images, tmp_path / "s", "numpy:tinynet", "pooled")
     assert dict(zip(store.keys, store.status, strict=True)) == {
         "broken.jpg": "error",
+        "dir.jpg": "error",
         "empty.png": "error",
         "good ü\n'1.png": "ok",
         "text.jpg": "error",
@@ -339,14 +340,14 @@ featreg.extract(Deadly({str(PHOTOS)!r}), {str(tmp_path / "s")!r}, "numpy:tinynet
 
 def test_the_old_store_is_there_until_the_new_one_is_complete(tmp_path, monkeypatch):
     featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C5")
-    finalize, seen = StoreWriter.finalize, []
+    finalize, seen = StoreWriter.finalize_if_complete, []
 
     def watched(self):
         finish = finalize(self)
         seen.append(len(featreg.open_store(tmp_path / "s")))
         return finish
 
-    monkeypatch.setattr(StoreWriter, "finalize", watched)
+    monkeypatch.setattr(StoreWriter, "finalize_if_complete", watched)
     store = featreg.extract(Memory(5), tmp_path / "s", "numpy:tinynet", "C5", overwrite=True)
     assert seen == [3]
     assert (store.path, len(store), store.complete) == (tmp_path / "s", 5, True)
@@ -364,14 +365,14 @@ def test_a_run_into_an_empty_folder_keeps_what_is_finished(tmp_path, tasks_of_fo
 
 def test_a_finished_store_that_cannot_move_in_is_kept_and_named(tmp_path, monkeypatch):
     featreg.extract(Memory(3), tmp_path / "s", "numpy:tinynet", "C5")
-    finalize = StoreWriter.finalize
+    finalize = StoreWriter.finalize_if_complete
 
     def meddled(self):
         finish = finalize(self)
         (tmp_path / "s" / "thesis.txt").write_text("mine")
         return finish
 
-    monkeypatch.setattr(StoreWriter, "finalize", meddled)
+    monkeypatch.setattr(StoreWriter, "finalize_if_complete", meddled)
     with pytest.raises(StoreError, match="cannot take the place") as caught:
         featreg.extract(Memory(5), tmp_path / "s", "numpy:tinynet", "C5", overwrite=True)
     assert (tmp_path / "s" / "thesis.txt").exists()
@@ -470,7 +471,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, tasks_of_four,
     monkeypatch.setattr(StoreWriter, "commit", counted)
     featreg.extract(source, tmp_path / "s", "numpy:tinynet", "C1", batch_size=2, num_workers=2)
     assert source.live == 0
-    assert source.most <= 4 + 2 * 2 + 1  # a task, two batches ahead, and the one that is handed over
+    assert source.most <= 2 * 4 + 2 * 2 + 1  # two tasks, two batches ahead, and the one that is handed over
 
 
 def test_crops_come_in_order_and_no_further_ahead_than_allowed():
@@ -500,7 +501,7 @@ class Loud:
     preprocess = Preprocess(resize=None, crop=(2, 2), mean=(0, 0, 0), std=(1, 1, 1))
     info = FeatureInfo("loud", 3, None, "vector")
 
-    def __call__(self, images):
+    def __call__(self, images, *, transfers):
         values = images.astype(np.float32).mean(axis=(2, 3)) * 1000
         return FeatureSet({"loud": values}, {"loud": self.info})
 
@@ -540,7 +541,7 @@ class Counter:
     takes_text = True
     info = FeatureInfo("letters", 1, None, "vector")
 
-    def __call__(self, texts):
+    def __call__(self, texts, *, transfers):
         return FeatureSet({"letters": np.array([[len(text)] for text in texts], np.float32)}, {"letters": self.info})
 
 

@@ -143,8 +143,8 @@ def test_the_number_of_a_device_makes_no_other_run(tmp_path, images, monkeypatch
     whole(images, tmp_path / "s")
     name = local.fingerprint
 
-    def elsewhere(extractor, registry):
-        found = name(extractor, registry)
+    def elsewhere(extractor, registry, outputs=None):
+        found = name(extractor, registry, outputs)
         return {**found, "request": {**found["request"], "device": "cpu:1"}}
 
     monkeypatch.setattr(local, "fingerprint", elsewhere)

@@ -1,7 +1,9 @@
 """Exports, read back by the libraries of their formats."""
 
 import csv
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -262,6 +264,24 @@ def test_what_is_too_large_for_matlab_is_refused_before_it_is_written(store, tmp
 
 
 # --- the folder ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system allocates nothing beforehand")
+def test_a_full_disk_is_an_error_before_a_map_is_written_to(store, tmp_path, monkeypatch):
+    def full(descriptor, start, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreError, match="cannot be written"):
+        export_store(store, tmp_path / "out", "mat")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_layer_is_exported_once(store, tmp_path, kind):
+    with pytest.raises(SpecError, match="twice"):
+        export_store(store, tmp_path / "out", kind, layers=["pooled", store.info["pooled"].name])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_that_is_taken_stays_as_it_is(store, tmp_path):

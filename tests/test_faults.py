@@ -14,7 +14,9 @@ CODE = f"import sys; sys.path.append({str(ROOT)!r}); from faults.cli import main
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("fault", ["mid-receipt", "mid-finalize", "SIGKILL, three", "flipped", "permission"])
+@pytest.mark.parametrize(
+    "fault", ["mid-receipt", "mid-finalize", "SIGKILL, three", "flipped", "permission", "new rows, any", "stalls while"]
+)
 def test_one_run_of_each_kind_of_fault_leaves_the_same_bytes(fault, tmp_path):
     found = subprocess.run(
         [sys.executable, "-c", CODE, "--slice", "--only", fault],

@@ -24,6 +24,7 @@ HEAVY = {
     "h5py",
     "xarray",
     "matplotlib",
+    "ray",
 }
 CLI = """
 from click.testing import CliRunner

@@ -1,5 +1,7 @@
 """Several stores as one."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import zarr
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 import featreg
 from featreg.cli.main import cli
-from featreg.engine.merge import merge_stores
+from featreg.engine.merge import _check_keys, _Row, merge_stores
 from featreg.errors import SpecError, StoreError, StoreExistsError, StoreMismatchError
 from featreg.stores.check import examine
 from featreg.stores.places import LocalPlace
@@ -120,6 +122,31 @@ def test_keys_that_clash_are_named(make, tmp_path):
         merge_stores(tmp_path / "n", paths, prefixes=["x/"])
     with pytest.raises(StoreError, match="keys are in more than one"):
         merge_stores(tmp_path / "n", paths, prefixes=["x/", "x/"])
+
+
+def test_a_store_that_is_given_twice_clashes_with_itself(make, tmp_path):
+    path = make("a", 3)[0]
+    (tmp_path / "link").symlink_to(path)
+    for other in (path, tmp_path / "link"):
+        with pytest.raises(StoreError, match="3 keys are in more than one store"):
+            merge_stores(tmp_path / "m", [path, other])
+    assert len(merge_stores(tmp_path / "m", [path, path], prefixes=["x/", "y/"])) == 6
+
+
+def test_nine_bytes_are_held_for_each_key():
+    count = 40_000
+
+    class Part:
+        store = range(count)
+
+        def samples(self):
+            return (_Row(str(row), "", None, None) for row in range(count))
+
+    tracemalloc.start()
+    _check_keys([Part()])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * count
 
 
 def test_stores_of_another_run_are_refused(make, tmp_path, write_store):

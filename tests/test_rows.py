@@ -1,9 +1,13 @@
 """Reading a store after extraction: views, samples, batches, xarray, torch, memory maps."""
 
 import itertools
+import json
 import pickle
+import shutil
 import sys
+import tracemalloc
 
+import attrs
 import numpy as np
 import pytest
 import xarray
@@ -14,7 +18,9 @@ import featreg
 from featreg.errors import LayerError, MissingDependencyError, SpecError, StoreError, StoreExistsError
 from featreg.stores import sampling
 from featreg.stores.batches import block_rows
+from featreg.stores.places import LocalPlace
 from featreg.stores.sampling import reservoir
+from featreg.stores.writer import StoreWriter
 
 COUNT, SHARD = 23, 4
 BAD = (5, 20)
@@ -127,6 +133,18 @@ def test_a_sample_is_of_a_whole_number_of_rows(store, n):
         store.sample(n)
 
 
+@pytest.mark.parametrize("seed", [-1, True, 1.5, "3", None])
+def test_a_seed_is_a_whole_number(store, seed):
+    with pytest.raises(SpecError, match="seed"):
+        store.sample(3, seed=seed)
+
+
+@pytest.mark.parametrize("rows", [[[1, 2], [3, 4]], np.ones((COUNT, 1), bool), ["a"]])
+def test_rows_are_selected_along_one_axis(store, rows):
+    with pytest.raises(SpecError, match="a mask or by positions"):
+        store.where(rows)
+
+
 # --- batches ------------------------------------------------------------------------------------------------------
 
 
@@ -180,10 +198,46 @@ def test_a_buffer_holds_no_more_than_it_says(store, monkeypatch):
     assert all(index.stop - index.start <= SHARD for index in read)
 
 
+def test_a_buffer_of_all_rows_is_a_full_shuffle(store):
+    heads = {order_of(store, seed=seed, buffer=COUNT)[0] // SHARD for seed in range(40)}
+    assert len(heads) == -(-COUNT // SHARD)
+    tails = ([row // SHARD for row in order_of(store, seed=seed, buffer=COUNT)[-3:]] for seed in range(10))
+    assert any(len(set(tail)) > 1 for tail in tails)  # no shard is left over that fits into no whole buffer
+
+
+def test_one_buffer_is_held_at_a_time(write_store, tmp_path):
+    weight = 256 * 1024 * 4
+    features = {"pooled": np.zeros((1024, 1024), np.float32)}
+    store = featreg.open_store(write_store(tmp_path / "s", features, shard=16))
+    batches = store.batches(20, shuffle=True, buffer=256)
+    next(batches)
+    tracemalloc.start()
+    for _ in batches:
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.7 * weight
+
+
+def test_a_batch_is_a_copy(store, arrays):
+    batch, *_ = store.batches(3, layers="pooled")
+    batch["pooled"][:] = 0
+    assert same(next(store.batches(3, layers="pooled"))["pooled"], arrays["pooled"][:3])
+    assert batch["pooled"].base is None
+
+
 def test_batches_are_refused_before_the_first(store):
     with pytest.raises(LayerError):
         store.batches(3, layers="C9")
-    for options in ({"size": 0}, {"size": 3, "buffer": 0}, {"size": 3, "layers": []}, {"size": 3, "layers": [-2, -2]}):
+    for options in (
+        {"size": 0},
+        {"size": 3, "buffer": 0},
+        {"size": 3, "layers": []},
+        {"size": 3, "layers": [-2, -2]},
+        {"size": 3, "layers": ["pooled", "module.pooled"]},
+        {"size": 3, "shuffle": True, "seed": "a"},
+        {"size": 3, "seed": True},
+    ):
         with pytest.raises(SpecError):
             store.batches(**options)
 
@@ -318,6 +372,54 @@ def test_an_xarray_dataset_of_a_view(store, arrays):
     assert same(dataset["pooled"].values, arrays["pooled"][OK])
 
 
+def test_a_long_key_does_not_make_the_others_long(write_store, tmp_path):
+    keys = [f"{row}.png" for row in range(99)] + ["x" * 100_000]
+    store = featreg.open_store(write_store(tmp_path / "s", {"C5": np.zeros((100, 2), np.float32)}, keys=keys))
+    dataset = store.to_xarray()
+    assert dataset["key"].values.tolist() == keys
+    assert dataset["key"].dtype == object
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "parquet"])
+def test_layers_may_be_called_as_coordinates_and_tables_are(write_store, tmp_path, kind):
+    names = ["row", "key", "status", "target", "samples", "targets"]
+    features = {name: np.full((3, 2), number, np.float32) for number, name in enumerate(names)}
+    store = featreg.open_store(write_store(tmp_path / "s", features, targets=[0, 1, 2]))
+    dataset = store.to_xarray()
+    with xarray.open_zarr(str(store.path), chunks=None) as plain:
+        for number, name in enumerate(names):
+            array = next(record.array for record in store.manifest.layers if record.key == name)
+            assert (dataset[array].values == number).all()
+            assert (plain[array].values == number).all()
+    arrays = json.loads((featreg.export_store(store, tmp_path / kind, kind) / "export.json").read_bytes())["arrays"]
+    assert {entry["layer"] for entry in arrays.values()} >= set(names)
+
+
+def test_a_layer_that_is_called_as_a_coordinate_anyway_is_refused(store, monkeypatch):
+    record = attrs.evolve(store.manifest.layers[0], array="status")
+    changed = attrs.evolve(store.manifest.passes[0], layers=(record, *store.manifest.layers[1:]))
+    monkeypatch.setattr(store, "manifest", attrs.evolve(store.manifest, passes=(changed,)))
+    with pytest.raises(SpecError, match="status"):
+        store.to_xarray()
+
+
+def test_layers_and_positions_may_be_numbers_of_numpy(write_store, tmp_path):
+    torch = pytest.importorskip("torch")
+    features = {0: np.arange(6, dtype=np.float32).reshape(3, 2), "C5": np.zeros((3, 2), np.float32)}
+    store = featreg.open_store(write_store(tmp_path / "s", features))
+    number = np.int64(0)
+    assert same(np.asarray(store[number]), features[0])
+    assert number in store
+    assert same(store.sample(3, layer=number)[0], features[0])
+    dataset = store.to_torch(number)
+    items = dataset.__getitems__([-1, np.int64(0)])
+    assert [item["row"] for item in items] == [2, 0]
+    assert torch.equal(items[0]["features"], torch.tensor([4.0, 5.0]))
+    for positions in ([3], [0, -4]):
+        with pytest.raises(IndexError, match="out of range"):
+            dataset.__getitems__(positions)
+
+
 def test_torch_loads_rows_in_its_workers(store, arrays):
     torch = pytest.importorskip("torch")
     dataset = store.where(status="ok").to_torch("pooled")
@@ -358,6 +460,29 @@ def test_a_missing_library_is_named(store, monkeypatch, module, call):
 
 
 # --- memory maps --------------------------------------------------------------------------------------------------
+
+
+def test_a_memory_map_is_not_that_of_other_features(make, write_store, tmp_path, arrays, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    others = {key: values + 1 for key, values in arrays.items()}
+    for features in (arrays, others):
+        shutil.rmtree(tmp_path / "s", ignore_errors=True)
+        store = featreg.open_store(write_store(tmp_path / "s", features, bad=BAD))
+        assert same(np.array(store.memmap("pooled")), features["pooled"])
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+
+
+def test_a_memory_map_of_rows_that_stay_the_same_is_found_again(make, write_store, tmp_path, arrays):
+    half = featreg.open_store(write_store(tmp_path / "s", arrays, bad=BAD, stop=8))
+    found = half.where(range(3)).memmap("C5")
+    (file,) = tmp_path.glob("*.npy")
+    before = file.stat()
+    writer = StoreWriter(LocalPlace(tmp_path / "s"))
+    task = writer.manifest.tasks[2]
+    writer.commit(task, {key: values[task.start : task.stop] for key, values in arrays.items()}, {})
+    assert same(np.array(featreg.open_store(tmp_path / "s").where(range(3)).memmap("C5")), np.array(found))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
 def test_a_memory_map_lies_beside_the_store_and_is_found_again(make, tmp_path, arrays):

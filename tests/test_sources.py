@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,19 @@ def test_natural_order_is_the_order_of_the_numbers(numbers):
     assert sorted(names, key=natural_order) == [f"x{number}y{number}.png" for number in sorted(numbers)]
 
 
+NAMES = st.text(st.sampled_from("0019ab. é"), max_size=12)
+
+
+@given(NAMES, NAMES)
+def test_natural_order_compares_runs_of_digits_as_numbers_and_the_rest_by_code_points(first, second):
+    def order(name):
+        parts = re.split("([0-9]+)", name)
+        parts[1::2] = map(int, parts[1::2])
+        return parts, name
+
+    assert (natural_order(first) < natural_order(second)) == (order(first) < order(second))
+
+
 @given(st.text(), st.text())
 def test_natural_order_is_total(first, second):
     assert (natural_order(first) == natural_order(second)) == (first == second)
@@ -112,6 +126,18 @@ def test_an_image_at_the_root_makes_it_a_flat_folder(tmp_path):
     assert {sample.target for sample in source.samples} == {None}
 
 
+def test_the_kind_that_is_said_decides_whether_there_are_classes(tmp_path):
+    folder(tmp_path, "a/x.jpg", "x.jpg")
+    classes = open_source(tmp_path, kind="imagefolder")
+    assert (classes.kind, classes.classes, classes.stray) == ("imagefolder", ("a",), 1)
+    assert [(sample.key, sample.target) for sample in classes.samples] == [("a/x.jpg", 0), ("x.jpg", None)]
+    (tmp_path / "x.jpg").unlink()
+    flat = open_source(tmp_path, kind="folder")
+    assert (flat.kind, flat.classes, [sample.target for sample in flat.samples]) == ("folder", None, [None])
+    with pytest.raises(SourceError, match="has no classes"):
+        list(open_source(tmp_path / "a", kind="imagefolder").index())
+
+
 @pytest.mark.parametrize(
     ("names", "stray"), [(("a/x.jpg", "x.jpg", "y.jpg"), 2), (("x.jpg", "y.jpg"), 0), (("a/x.jpg", "b/x.jpg"), 0)]
 )
@@ -157,6 +183,18 @@ def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
     assert source.classes == ("x.jpg",)
 
 
+def test_a_folder_named_like_an_image_without_images_is_a_row_that_fails(tmp_path):
+    source = folder(tmp_path, "a/1.jpg", "a/3.jpg", "b.jpg/notes.txt")
+    (tmp_path / "a" / "2.jpg" / "deep.png").mkdir(parents=True)
+    (tmp_path / "a" / "here.jpg").symlink_to(tmp_path / "a", target_is_directory=True)
+    expected = [("a/1.jpg", 0), ("a/2.jpg/deep.png", 0), ("a/3.jpg", 0), ("a/here.jpg", 0), ("b.jpg", 1)]
+    assert [(sample.key, sample.target) for sample in source.samples] == expected
+    for row in (1, 3, 4):
+        assert source.samples[row].size is None
+        with pytest.raises(SourceError, match="no file"):
+            source.read(source.samples[row])
+
+
 def test_links_in_a_circle_end(tmp_path):
     folder(tmp_path, "a/x.jpg")
     (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
@@ -167,6 +205,22 @@ def test_links_in_a_circle_end(tmp_path):
     assert source.skipped == 2
     with pytest.raises(SourceError, match="cannot be read"):
         source.read(source.samples[0])
+
+
+def test_folders_that_all_link_to_each_other_are_not_walked_in_every_order(tmp_path):
+    """There are 9! orders of them; each folder shows itself and, once over all that is below links, the others."""
+    names = [f"{number}" for number in range(9)]
+    folder(tmp_path, *(f"{name}/x.jpg" for name in names))
+    for name in names:
+        for other in names:
+            (tmp_path / name / f"to{other}").symlink_to(tmp_path / other, target_is_directory=True)
+    found = keys(FolderSource(tmp_path))
+    assert found == keys(FolderSource(tmp_path))
+    assert {key for key in found if key.count("/") == 1} == {f"{name}/x.jpg" for name in names}
+    assert {key for key in found if key.count("/") == 2} == {
+        f"{name}/to{other}/x.jpg" for name in names for other in names if name != other
+    }
+    assert len(found) <= 9 + 9 * 8 + 9
 
 
 def test_a_store_beside_the_images_is_neither_read_nor_a_class(tmp_path):
@@ -203,12 +257,30 @@ def test_an_unreadable_file_is_a_row_and_an_unreadable_folder_stops_before_the_r
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_a_row_that_fails_and_not_waited_for(tmp_path):
     folder(tmp_path, "x.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "pipe.jpg")
     source = FolderSource(tmp_path)
-    assert (keys(source), source.skipped) == (["x.jpg"], 2)
+    assert (keys(source), source.skipped) == (["link.jpg", "pipe.jpg", "x.jpg"], 1)
+    for sample in source.samples[:2]:
+        with pytest.raises(SourceError, match="no file"):
+            source.read(sample)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a system of its own")
+def test_no_more_is_read_than_a_file_is_said_to_have(tmp_path):
+    """Files of /proc are said to be empty. This one ends; others wait for what comes, or have more than any memory."""
+    (tmp_path / "x.jpg").symlink_to("/proc/self/status")
+    source = FolderSource(tmp_path)
+    assert source.read(source.samples[0]) == b""
+
+
+def test_what_the_index_says_is_too_large_is_not_read(tmp_path):
+    source = folder(tmp_path, "x.jpg")
+    with pytest.raises(SourceError, match="too large"):
+        source.read(Sample("x.jpg", source.samples[0].uri, size=2**31 + 1))
 
 
 def test_a_missing_path_names_what_was_looked_for_and_its_neighbours(tmp_path):

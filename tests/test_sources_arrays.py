@@ -1,3 +1,6 @@
+import contextlib
+import itertools
+import json
 import pickle
 
 import numpy as np
@@ -78,6 +81,78 @@ def test_targets_lie_in_a_file_beside(tmp_path):
         list(open_source(tmp_path / "x.npy", target="z.npy").index())
 
 
+def npy_array(root, images, **others):
+    np.save(root / "x.npy", images)
+    for name, array in others.items():
+        np.save(root / f"{name}.npy", array)
+    return root / "x.npy", {name: f"{name}.npy" for name in others}
+
+
+def hdf5_array(root, images, **others):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(root / "x.h5", "w") as file:
+        file["images"] = images
+        file["nothing"] = h5py.Empty("u1")
+        for name, array in others.items():
+            file[name] = array
+    return root / "x.h5", {name: name for name in others}
+
+
+@pytest.mark.parametrize("write", [npy_array, hdf5_array])
+@pytest.mark.parametrize("form", [list, np.array, "a file"])
+def test_the_rows_that_are_asked_for_are_taken_in_that_order(tmp_path, monkeypatch, write, form):
+    """As the img_indices of thingsvision's HDF5Dataset; the targets are those of these rows."""
+    monkeypatch.setattr("featreg.sources.arrays.BLOCK_ROWS", 2)
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 3)).astype(np.uint8)
+    rows = [3, 0, 4, 3]
+    path, names = write(tmp_path, images, target=np.arange(5)[::-1].copy(), rows=np.array(rows))
+    source = open_source(path, target=names["target"], rows=names["rows"] if form == "a file" else form(rows))
+    assert [(sample.key, sample.target) for sample in source.samples] == [(str(row), 4 - row) for row in rows]
+    again = open_source(source.uri, kind=source.kind, **json.loads(json.dumps(dict(source.options))))
+    assert all(
+        np.array_equal(again.read(sample), images[row]) for row, sample in zip(rows, source.samples, strict=True)
+    )
+
+
+@pytest.mark.parametrize("write", [npy_array, hdf5_array])
+@pytest.mark.parametrize("row", [-1, 2, 2**70])
+def test_a_row_that_is_not_there_is_an_error_of_the_index(tmp_path, write, row):
+    path, _ = write(tmp_path, np.zeros((2, 3, 4), np.uint8))
+    with pytest.raises(SourceError, match=f"has no row {row}") as caught:
+        list(open_source(path, rows=[0, row]).index())
+    assert caught.value.expected == "0 to 1"
+
+
+@pytest.mark.parametrize("write", [npy_array, hdf5_array])
+def test_targets_that_are_no_classes_are_errors(tmp_path, write):
+    images = np.zeros((2, 3, 4), np.uint8)
+    path, names = write(tmp_path, images, huge=np.array([2**63, 0], np.uint64), far=np.array([1, 2]))
+    with pytest.raises(SourceError, match="no whole number"):
+        list(open_source(path, target=names["huge"]).index())
+    with pytest.raises(SourceError, match="none of the 2 classes"):
+        list(open_source(path, target=names["far"], classes=["a", "b"]).index())
+
+
+def test_a_dataset_whose_name_is_no_unicode_is_read(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file[b"caf\xe9"] = images
+    source = open_source(tmp_path / "x.h5")
+    assert source.samples[1].uri.endswith("x.h5#caf%E9[1]")
+    assert np.array_equal(source.read(source.samples[1])[:, :, 0], images[1])
+    with pytest.raises(SourceError, match="no dataset 'cafe'") as caught:
+        list(open_source(tmp_path / "x.h5", dataset="cafe").index())
+    assert str(caught.value).encode("utf-8", "surrogateescape")
+
+
+def test_a_null_dataset_of_hdf5_holds_no_images(tmp_path):
+    path, _ = hdf5_array(tmp_path, np.zeros((2, 3, 4), np.uint8))
+    assert len(open_source(path)) == 2
+    with pytest.raises(SourceError, match="no dataset 'nothing'"):
+        list(open_source(path, dataset="nothing").index())
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff{", b"\x93NUMPY\x01\x00\x03\x00{(\n", b"nothing of the kind" * 9],
@@ -86,6 +161,22 @@ def test_a_file_that_is_no_array_is_typed(tmp_path, data):
     (tmp_path / "x.npy").write_bytes(data)
     with pytest.raises(SourceError, match=r"no \.npy file"):
         list(NumpySource(tmp_path / "x.npy").index())
+
+
+@settings(max_examples=60)
+@given(st.booleans(), st.lists(st.tuples(st.integers(0, 140), st.integers(0, 255)), min_size=1, max_size=4))
+def test_flipped_bits_never_escape_as_anything_else(tmp_path_factory, texts, changes):
+    path = tmp_path_factory.mktemp("npy") / "x.npy"
+    np.save(path, np.array(["a.png", "b.png"]) if texts else np.zeros((2, 4, 4), np.uint8))
+    data = bytearray(path.read_bytes())
+    for place, byte in changes:
+        data[place] = byte
+    path.write_bytes(data)
+    with contextlib.suppress(SourceError):
+        source = open_source(path)
+        for sample in itertools.islice(source.index(), 10):
+            with contextlib.suppress(SourceError):
+                source.read(sample)
 
 
 def test_a_cut_array_is_noticed_before_a_row_is_read(tmp_path):

@@ -2,6 +2,7 @@ import csv
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -40,6 +41,13 @@ def test_lines_are_paths_from_the_folder_of_the_list(tmp_path, monkeypatch):
     assert (source.skipped, source.classes) == (1, None)
 
 
+def test_a_line_ends_with_its_newline_alone(tmp_path):
+    (tmp_path / "a\rb.png").write_bytes(b"content")
+    source = ListSource(written(tmp_path / "list.txt", b"a\rb.png\r\n\r\n"))
+    assert [sample.key for sample in source.samples] == ["a\rb.png"]
+    assert (source.read(source.samples[0]), source.skipped) == (b"content", 1)
+
+
 def test_names_that_are_no_unicode_are_read(tmp_path):
     name = b"caf\xe9.png"
     try:
@@ -73,6 +81,116 @@ def test_an_empty_list_is_an_error(tmp_path):
         list(ListSource(written(tmp_path / "list.txt", "\n\n")).index())
     with pytest.raises(SourceError, match="lists no images"):
         list(ListSource(written(tmp_path / "list.csv", "uri,target\n")).index())
+
+
+@pytest.mark.parametrize("root", ["elsewhere", "memory://elsewhere"])
+def test_paths_are_relative_to_the_root_that_is_given(tmp_path, monkeypatch, root):
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.filesystem("memory").pipe("/elsewhere/cat/1.png", b"memory")
+    (tmp_path / "elsewhere" / "cat").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "cat" / "1.png").write_bytes(b"here")
+    monkeypatch.chdir(tmp_path)
+    source = open_source(written(tmp_path / "list.txt", "cat/1.png\n"), root=root)
+    monkeypatch.chdir("/")
+    again = open_source(source.uri, kind=source.kind, **source.options)
+    assert [sample.key for sample in source.samples] == ["cat/1.png"]
+    assert [again.read(sample) for sample in source.samples] == [b"memory" if "://" in root else b"here"]
+
+
+PREFIXES = ["/old/imagenet", "/old/imagenet/", "s3://old/imagenet", "old"]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_folder_that_paths_had_elsewhere_is_cut_off(tmp_path, prefix):
+    paths = [f"{folder.rstrip('/')}/cat/1.png" for folder in PREFIXES] + ["/older/imagenet/1.png"]
+    source = open_source(written(tmp_path / "list.txt", "\n".join(paths)), root="/new", strip=prefix)
+    found = dict(zip(paths, (sample.uri for sample in source.samples), strict=True))
+    assert [sample.key for sample in source.samples] == paths
+    assert {uri for path, uri in found.items() if path.startswith(prefix.rstrip("/") + "/")} == {
+        "file:///new/cat/1.png"
+    }
+    assert found["/older/imagenet/1.png"] == "file:///older/imagenet/1.png"
+
+
+# --- arrays of paths ----------------------------------------------------------------------------------------------
+
+ANY = st.text(st.characters(exclude_characters="\0"), max_size=8)
+"""With lone surrogates, which an array holds and no file system does."""
+
+
+@settings(max_examples=40)
+@given(st.lists(ANY, min_size=1), st.sampled_from("<>"), st.integers(1, 64))
+def test_any_name_survives_an_array_of_texts(tmp_path_factory, names, order, block):
+    path = tmp_path_factory.mktemp("npy") / "list.npy"
+    np.save(path, np.array(names, f"{order}U8"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featreg.sources.npy.BLOCK_BYTES", block)
+        samples = open_source(path).samples
+    assert len(samples) == len(names)
+    for row, (name, sample) in enumerate(zip(names, samples, strict=True)):
+        assert sample.key.encode("utf-8")
+        if all(not 0xD800 <= ord(letter) < 0xE000 for letter in name):
+            assert sample.key == (name or f"row {row}")
+
+
+def test_an_array_of_bytes_names_files_that_are_no_unicode(tmp_path):
+    np.save(tmp_path / "list.npy", np.array([b"caf\xe9.png", b""]))
+    try:
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"))).write_bytes(b"content")
+    except OSError:
+        pytest.skip("this file system takes Unicode only")
+    source = open_source(tmp_path / "list.npy")
+    assert (source.kind, [sample.key for sample in source.samples]) == ("list", ["caf\\xe9.png", "row 1"])
+    assert source.read(source.samples[0]) == b"content"
+    with pytest.raises(SourceError, match="has no path"):
+        source.read(source.samples[1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "targets", "classes"),
+    [
+        (np.array([3, -1, 3], np.int16), [3, -1, 3], None),
+        (np.array(["dog", "Cat", "dog"]), [1, 0, 1], ("Cat", "dog")),
+        (np.array([b"7", b"", b"8"]), [7, None, 8], None),
+    ],
+)
+def test_the_targets_of_an_array_of_paths_lie_in_another(tmp_path, labels, targets, classes):
+    """As VISSL's disk_filelist has them: one .npy for DATA_PATHS and one for LABEL_PATHS."""
+    np.save(tmp_path / "paths.npy", np.array(["1.png", "2.png", "3.png"]))
+    np.save(tmp_path / "labels.npy", labels)
+    source = open_source(tmp_path / "paths.npy", target="labels.npy")
+    assert (rows(source), source.classes) == (list(zip(["1.png", "2.png", "3.png"], targets, strict=True)), classes)
+
+
+def test_arrays_that_are_no_lists_say_what_they_are(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array(["a.png", "b.png"], object))
+    with pytest.raises(SourceError, match="pickled objects") as caught:
+        open_source(tmp_path / "objects.npy")
+    assert "astype(str)" in caught.value.remedy
+    np.save(tmp_path / "paths.npy", np.array(["a.png", "b.png"]))
+    np.save(tmp_path / "square.npy", np.array([["a.png"], ["b.png"]]))
+    np.save(tmp_path / "short.npy", np.arange(1))
+    np.save(tmp_path / "floats.npy", np.zeros(2))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "paths.npy").read_bytes()[:-1])
+    for name, target, said in [
+        ("square", None, "holds no paths"),
+        ("cut", None, "is cut"),
+        ("paths", "short.npy", "one for each|does not hold the targets"),
+        ("paths", "floats.npy", "holds no targets"),
+        ("paths", "missing.npy", "No such file"),
+    ]:
+        with pytest.raises(SourceError, match=said):
+            list(open_source(tmp_path / f"{name}.npy", target=target).index())
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("list.txt", "target"), ("list.txt", "key"), ("list.npy", "uri"), ("list.npy", "delimiter")]
+)
+def test_a_list_without_columns_takes_none(tmp_path, name, option):
+    np.save(tmp_path / "list.npy", np.array(["a.png"]))
+    written(tmp_path / "list.txt", "a.png\n")
+    with pytest.raises(SourceError, match=f"has no option '{option}'"):
+        open_source(tmp_path / name, **{option: "x"})
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -162,6 +280,29 @@ def field_limit():
 def test_a_line_that_cannot_be_parsed_is_named(tmp_path, text, field_limit):
     with pytest.raises(SourceError, match=r"line [123] of"):
         list(ListSource(written(tmp_path / "list.csv", text)).index())
+
+
+def test_another_delimiter_is_noticed(tmp_path):
+    with pytest.raises(SourceError, match="no column 'uri'") as caught:
+        list(ListSource(written(tmp_path / "list.csv", "uri;target\na.png;1\n")).index())
+    assert caught.value.remedy == "delimiter=';'"
+
+
+def test_targets_are_numbers_or_texts(tmp_path):
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"uri": ["a", "b"], "target": [True, False]}), path)
+    assert rows(ListSource(path)) == [("a", 1), ("b", 0)]
+    assert all(type(target) is int for _, target in rows(ListSource(path)))
+    for value in ([1], b"cat", {"a": 1}):
+        pq.write_table(pa.table({"uri": ["a"], "target": [value]}), path)
+        with pytest.raises(SourceError, match="neither a number nor a name"):
+            list(ListSource(path).index())
+
+
+@pytest.mark.parametrize("delimiter", ["", "::", "\n", '"'])
+def test_a_delimiter_is_one_character(tmp_path, delimiter):
+    with pytest.raises(SourceError, match="delimiter"):
+        ListSource(written(tmp_path / "list.csv", "uri\na.png\n"), delimiter=delimiter)
 
 
 def test_a_damaged_parquet_file_is_typed(tmp_path):

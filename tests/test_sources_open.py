@@ -31,6 +31,7 @@ def shelf(tmp_path, monkeypatch):
         member = tarfile.TarInfo("1.png")
         member.size = 3
         archive.addfile(member, io.BytesIO(b"one"))
+    np.save(tmp_path / "paths.npy", np.array(["flat/1.png"]))
     np.save(tmp_path / "array.npy", np.zeros((1, 2, 2, 3), np.uint8))
     (tmp_path / "prompts.txt").write_text("a photo of a cat\n")
     monkeypatch.chdir(tmp_path)
@@ -50,6 +51,7 @@ TOLD = {
     "shards/*.tar": "tar",
     "shards/{0..0}.tar": "tar",
     "array.npy": "numpy",
+    "paths.npy": "list",
 }
 
 
@@ -114,6 +116,36 @@ def test_a_kind_and_an_option_that_are_not_there_name_the_nearest(shelf):
     assert caught.value.matches == ("target",)
     with pytest.raises(SourceError, match="its kind and options"):
         open_source(FolderSource("flat"), kind="folder")
+
+
+@pytest.mark.parametrize("path", ["flt", "flat/2.png", "list.cvs", "shrads/0.tar", "a\0b", "\ud800"])
+def test_what_is_not_there_is_said_to_be_missing(shelf, path):
+    with pytest.raises(SourceError, match=r"there is no (file|folder)") as caught:
+        open_source(path)
+    assert "nothing at" in caught.value.got
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target": 3},
+        {"key": ["id"]},
+        {"classes": "cat"},
+        {"classes": [1, 2]},
+        {"classes": 5},
+        {"kind": ["list"]},
+        {"kind": "numpy", "rows": [1.5]},
+        {"kind": "numpy", "rows": True},
+    ],
+)
+def test_an_option_of_another_type_is_typed(shelf, options):
+    with pytest.raises(SourceError):
+        open_source("list.csv", **options)
+
+
+def test_options_are_plain_data(shelf):
+    source = open_source("array.npy", classes=np.array(["a", "b"]), rows=np.arange(1))
+    assert json.loads(json.dumps(source.options)) == source.options == {"classes": ["a", "b"], "rows": [0]}
 
 
 def test_a_missing_file_names_its_neighbours(shelf):
@@ -201,13 +233,44 @@ def test_a_folder_inside_of_an_archive_is_a_url(shelf):
 
 def test_names_that_need_quoting_are_read_over_urls(shelf):
     fsspec = pytest.importorskip("fsspec")
-    names = ["a b%20#?.png", "ü\n'\".png", "[x]{y}*.png"]
+    names = ["a b%20#?.png", "ü\n'\".png", "[x]{y}*.png", "a::b.png", "::c.png", "d::e::f.png"]
     memory = fsspec.filesystem("memory")
     for name in names:
         memory.pipe(f"/quoting/{name}", name.encode())
     source = open_source("memory://quoting")
     assert {sample.key: source.read(sample).decode() for sample in source.samples} == {name: name for name in names}
     memory.rm("/quoting", recursive=True)
+
+
+def test_a_chain_is_told_from_a_name_with_colons(shelf):
+    pytest.importorskip("fsspec")
+    import zipfile
+
+    with zipfile.ZipFile(shelf / "a.zip", "w") as archive:
+        archive.writestr("in::x/a::b.png", b"one")
+    for cache in ("", "simplecache::"):
+        source = open_source(f"zip://in::x::{cache}file://{shelf}/a.zip")
+        assert [(sample.key, source.read(sample)) for sample in source.samples] == [("a::b.png", b"one")]
+
+
+def test_a_name_elsewhere_that_is_no_unicode_is_a_row_that_fails(shelf):
+    pytest.importorskip("fsspec")
+    try:
+        (shelf / "flat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"content")
+    except OSError:
+        pytest.skip("this file system takes Unicode only")
+    source = open_source(f"local://{shelf}/flat")
+    assert [sample.key for sample in source.samples] == ["1.png", "caf\\xe9.png"]
+    assert all((sample.key + sample.uri).encode("utf-8") for sample in source.samples)
+    with pytest.raises(SourceError, match="cannot be read"):
+        source.read(source.samples[1])
+
+
+@pytest.mark.parametrize("url", ["ftp://me:secret@host/x", "zip://x::sftp://me:secret@host/x.zip"])
+def test_a_password_comes_into_no_uri(url):
+    with pytest.raises(SourceError, match="holds a password") as caught:
+        open_source(url)
+    assert "secret" not in str(caught.value)
 
 
 def test_an_unknown_protocol_and_a_missing_package_are_typed():

@@ -1,4 +1,5 @@
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -75,6 +76,24 @@ def test_files_are_in_natural_order_and_names_are_classes(tmp_path):
         assert (source.classes, contents(source)) == (("a", "b"), [b"nine", b"ten"])
 
 
+def test_the_labels_of_hugging_face_are_classes_in_their_own_order(tmp_path):
+    """As ``datasets.Dataset.to_parquet`` writes them; -1 stands for a label that is not known."""
+    features = {"label": {"names": ["b", "a"], "_type": "ClassLabel"}}
+    table = pa.table({"jpg": [b"", b"", b""], "label": [1, 0, -1]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "x.parquet")
+    source = open_source(tmp_path)
+    assert (source.classes, [sample.target for sample in source.samples]) == (("b", "a"), [1, 0, None])
+    pq.write_table(table.replace_schema_metadata({"huggingface": "{"}), tmp_path / "x.parquet")
+    source = open_source(tmp_path)
+    assert (source.classes, [sample.target for sample in source.samples]) == (None, [1, 0, -1])
+
+
+def test_an_empty_key_gives_way_to_the_row(tmp_path):
+    path = written(tmp_path / "x.parquet", {"jpg": [b"", b"", b""], "id": ["", None, "x"]})
+    assert [sample.key for sample in open_source(path, key="id").samples] == ["x.parquet#0", "x.parquet#1", "x"]
+
+
 def test_a_damaged_file_is_a_row_that_fails_between_the_others(tmp_path):
     for number in range(3):
         written(tmp_path / f"{number}.parquet", {"jpg": [b"content"]})
@@ -144,7 +163,7 @@ def saved(tmp_path):
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["b", "a"]), "id": datasets.Value("string")}
     )
     images = [{"bytes": f"image {row}".encode(), "path": None} for row in range(3)]
-    data = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0], "id": ["x", "y", "z"]}, features=features)
+    data = datasets.Dataset.from_dict({"image": images, "label": [0, 1, -1], "id": ["x", "y", None]}, features=features)
     data.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": data, "test": data.select([2])}).save_to_disk(tmp_path / "two")
     return tmp_path
@@ -153,7 +172,7 @@ def saved(tmp_path):
 def test_a_dataset_on_disk_gives_the_bytes_of_its_images(saved):
     source = open_source(saved / "one")
     assert (source.kind, source.classes) == ("huggingface", ("b", "a"))
-    assert [(sample.key, sample.target) for sample in source.samples] == [("0", 0), ("1", 1), ("2", 0)]
+    assert [(sample.key, sample.target) for sample in source.samples] == [("0", 0), ("1", 1), ("2", None)]
     again = open_source(source.uri, kind=source.kind, **source.options)
     assert [again.read(sample) for sample in source.samples] == [b"image 0", b"image 1", b"image 2"]
 
@@ -164,7 +183,11 @@ def test_a_split_is_chosen_and_keys_may_be_a_column(saved):
     assert set(caught.value.matches) == {"train", "test"}
     source = open_source(saved / "two", split="test")
     assert [(sample.key, source.read(sample)) for sample in source.samples] == [("test/0", b"image 2")]
-    assert [sample.key for sample in open_source(saved / "two", split="train", key="id").samples] == ["x", "y", "z"]
+    assert [sample.key for sample in open_source(saved / "two", split="train", key="id").samples] == [
+        "x",
+        "y",
+        "train/2",
+    ]
     with pytest.raises(SourceError, match="no column 'imgae'") as caught:
         list(open_source(saved / "one", image="imgae").index())
     assert caught.value.matches == ("image",)

@@ -8,6 +8,8 @@ from featreg.errors import CapabilityError
 from featreg.stores.check import examine
 from featreg.stores.opening import place_at
 from featreg.stores.places import LocalPlace, write_errors
+from featreg.stores.progress import progress
+from featreg.stores.receipts import Ledger, read_receipts
 from featreg.stores.remote import FsspecPlace
 from featreg.stores.writer import StoreWriter
 
@@ -95,8 +97,13 @@ def test_names_and_files_are_listed(place):
         "receipts/0001/0.json",
         "manifest.json",
     }
-    place.remove_folder("receipts")
-    place.remove_folder("receipts")
+    place.remove_folder("receipts/0001")  # something is in it
+    for name in ("receipts/0000/1.json", "receipts/0000/0.json", "receipts/0001/0.json"):
+        assert place.exists(name)
+        place.remove(name)
+    place.remove_folder("receipts/0001")
+    place.remove_folder("receipts/0001")
+    assert "0001" not in place.names("receipts")
     assert list(place.walk()) == ["manifest.json"]
 
 
@@ -145,12 +152,23 @@ def make_plan_and_rows():
     return plan, samples, np.arange(10, dtype=np.float32).reshape(5, 2)
 
 
-def test_a_file_system_without_exclusive_creation_is_refused():
+def test_a_file_system_without_exclusive_creation_is_for_reading():
     class Plain(fsspec.AbstractFileSystem):
         protocol = "plain"
 
-    with pytest.raises(CapabilityError, match="creates no file exclusively"):
-        FsspecPlace("plain://x", Plain())
+        def cat_file(self, path, start=None, end=None, **_):
+            return b"content of " + path.encode()
+
+    place = FsspecPlace("plain://x", Plain())
+    assert place.read("a") == b"content of plain://x/a"
+    for write in (
+        lambda: place.create("a", b"x"),
+        lambda: place.write("a", b"x"),
+        lambda: place.move("a", "b"),
+        lambda: place.incoming().__enter__(),
+    ):
+        with pytest.raises(CapabilityError, match="creates no file exclusively"):
+            write()
 
 
 def test_paths_and_urls_lead_to_their_places(tmp_path):
@@ -166,3 +184,41 @@ def test_errors_of_featreg_pass_unchanged(tmp_path):
     with pytest.raises(CapabilityError) as caught, write_errors(LocalPlace(tmp_path)):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize("name", ["plain", "what?", "star*", "a[1]", "sp ace#x%20"])
+def test_any_url_holds_a_store(name, make_plan_and_rows, tmp_path):
+    plan, samples, rows = make_plan_and_rows
+    place = FsspecPlace(f"memory://{tmp_path.name}/{name}/s")
+    writer = StoreWriter.create(place, plan, samples)
+    for task in writer.manifest.tasks:
+        assert writer.commit(task, {"pooled": rows[task.start : task.stop]}, {})
+    writer.finalize()
+    assert list(examine(place)) == []
+    assert sum("/c/" in file for file in place.walk()) == 3
+
+
+def test_receipts_at_a_url_are_on_the_way_together(make_plan_and_rows, tmp_path, monkeypatch):
+    plan, samples, rows = make_plan_and_rows
+    place = FsspecPlace(f"memory://{tmp_path.name}/s")
+    writer = StoreWriter.create(place, plan, samples)
+    for task in writer.manifest.tasks:
+        writer.commit(task, {"pooled": rows[task.start : task.stop]}, {})
+    together = threading.Barrier(3, timeout=30)
+    read = FsspecPlace.read
+
+    def waits(self, name):
+        if name.startswith("receipts/"):
+            together.wait()
+        return read(self, name)
+
+    monkeypatch.setattr(FsspecPlace, "read", waits)
+    found = list(read_receipts(place, writer.manifest.tasks))
+    assert [receipt.start for receipt in found] == [0, 2, 4]
+    assert progress(place, writer.manifest).done == 5
+    assert [receipt.stop for _, receipt in Ledger(place).over(writer.manifest.passes[0], 0, 5)] == [2, 4, 5]
+
+
+def test_local_urls_are_local_folders(tmp_path):
+    assert place_at(f"local://{tmp_path}/s").root == tmp_path / "s"
+    assert isinstance(place_at(f"local://{tmp_path}/s"), LocalPlace)

@@ -4,22 +4,27 @@ Workers are threads that take turns: before each file operation a worker waits u
 killed never comes back from it. So a draw is a whole history of several workers, and a failing one is replayed exactly.
 """
 
+import errno
 import hashlib
 import io
 import json
+import os
+import random
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featreg.errors import StoreError, StoreExistsError
+from featreg.errors import StoreError, StoreExistsError, StoreFullError
 from featreg.sources import Sample
 from featreg.spec import ExtractionRequest, FeatureInfo
 from featreg.stores import layout
 from featreg.stores.check import examine
+from featreg.stores.frame import ShardMaker
 from featreg.stores.layout import LayerRecord, SourceRecord
 from featreg.stores.places import Incoming, Place
 from featreg.stores.repair import repair
@@ -102,8 +107,7 @@ class Memory(Place):
         yield Upload(Kept())
 
     def remove_folder(self, folder):
-        for name in [name for name in self.files if name.startswith(f"{folder}/")]:
-            self.remove(name)
+        """There are no folders."""
 
 
 class Turns:
@@ -362,3 +366,156 @@ def test_a_store_without_all_receipts_is_not_finished():
     with pytest.raises(StoreError, match="not complete"):
         StoreWriter(Memory(files)).finalize()
     assert layout.SAMPLES not in files
+
+
+# --- workers, an appender and somebody who adds a layer, all at once ----------------------------------------------
+
+HISTORIES = int(os.environ.get("FEATREG_HISTORIES", "16"))
+"""How many histories of each cast are played: ``nox -s faults`` plays more."""
+
+SECOND = attrs.evolve(LAYER, key="C5", array="C5")
+
+
+def second_plan():
+    return attrs.evolve(plan(), request=ExtractionRequest("m", ("C5",)), layers=(SECOND,))
+
+
+def complete(place, noise=0.0):
+    """What the engine's loop does, without a model; every row holds its number."""
+    writer = StoreWriter(place)
+    while True:
+        place_staged(place)
+        for part in writer.manifest.groups.values():
+            if part.stop < writer.manifest.rows:
+                plan_rest(writer, part)
+        for task in [task for part in writer.manifest.passes for task in part.iter_tasks()]:
+            if not writer.is_finished(task):
+                rows = np.stack([value(row, noise) for row in range(task.start, task.stop)])
+                layers = writer.manifest.passes[task.pass_number].layers
+                writer.commit(task, {layer.key: rows for layer in layers}, {})
+        if writer.finalize_if_complete() is not None:
+            return
+
+
+def plan_rest(writer, part):
+    with suppress(StoreExistsError):
+        writer.add_pass(Plan.of(part, writer.manifest.source), part.stop, writer.manifest.rows)
+
+
+def append_rows(place, noise=0.0):
+    complete(place, noise)
+    writer = StoreWriter(place)
+    with suppress(StoreExistsError):
+        if writer.manifest.rows == ROWS:
+            writer.add_pass(plan(), ROWS, ROWS, samples(ROWS, ROWS + 2))
+    complete(place, noise)
+
+
+def add_a_layer(place, noise=0.0):
+    writer = StoreWriter(place)
+    with suppress(StoreExistsError):
+        if all(layer.key != "C5" for layer in writer.manifest.layers):
+            writer.add_pass(second_plan(), 0, writer.manifest.rows)
+    complete(place, noise)
+
+
+CASTS = {
+    "workers and an appender": (complete, complete, append_rows),
+    "a worker, an appender and a new layer": (complete, append_rows, add_a_layer),
+}
+
+
+def play_random(files, cast, seed, noise):
+    """Let several act in turns of random length, and kill some of them."""
+    rng, turns, raised = random.Random(seed), Turns(), []
+
+    def body(number):
+        try:
+            cast[number](Memory(files, lambda: turns.wait(number)), noise * number)
+        except Killed:
+            pass
+        except BaseException as error:  # noqa: BLE001  (told to the test, whose thread is another one)
+            raised.append(error)
+        finally:
+            turns.leave(number)
+
+    threads = [threading.Thread(target=body, args=(number,)) for number in range(len(cast))]
+    for thread in threads:
+        thread.start()
+    while len(turns.done) < len(cast):
+        number = rng.choice([number for number in range(len(cast)) if number not in turns.done])
+        for _ in range(rng.choice([1, 2, 3, 5, 8, 13, 40, 100])):
+            turns.step(number)
+        if rng.random() < 0.04:
+            turns.kill(number)
+    for thread in threads:
+        thread.join()
+    assert raised == []
+
+
+def check_rows(files):
+    """Every row of every layer, from the bytes of the shards."""
+    assert list(examine(Memory(files))) == []
+    manifest = StoreWriter(Memory(files)).manifest
+    for task in manifest.iter_tasks():
+        for layer in manifest.passes[task.pass_number].layers:
+            rows = ShardMaker(layer, TASK_ROWS).read(task, files[layer.shard(task)])
+            assert rows[:, 0].tolist() == list(range(task.start, task.stop))
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+@pytest.mark.parametrize("cast", CASTS)
+def test_random_histories_end_with_every_row_in_its_place(cast, noise):
+    for seed in range(HISTORIES):
+        files = planned()
+        play_random(files, CASTS[cast], seed, noise)
+        complete(Memory(files))
+        check_rows(files)
+
+
+class Fragile(Memory):
+    """Memory in which one of the operations that change something ends a worker, or finds the disk full."""
+
+    def __init__(self, files, number, error):
+        super().__init__(files)
+        self.left, self.error = number, error
+
+    def fail(self):
+        self.left -= 1
+        if self.left < 0:
+            self.left = 1 << 30
+            raise self.error
+
+    def write(self, name, data):
+        self.fail()
+        super().write(name, data)
+
+    def create(self, name, data):
+        self.fail()
+        super().create(name, data)
+
+    def move(self, source, target):
+        self.fail()
+        super().move(source, target)
+
+    def remove(self, name):
+        if not isinstance(self.error, OSError):  # a full disk lets go
+            self.fail()
+        super().remove(name)
+
+
+@pytest.mark.parametrize("action", [append_rows, add_a_layer])
+@pytest.mark.parametrize("error", [Killed(), OSError(errno.ENOSPC, "full")])
+def test_whatever_is_added_goes_on_from_every_step(action, error):
+    finished = planned()
+    complete(Memory(finished))
+    for number in range(1000):
+        files = dict(finished)
+        place = Fragile(files, number, error)
+        with suppress(Killed, StoreFullError):
+            action(place)
+        if place.left < 1 << 29:  # it ended before that step
+            break
+        action(Memory(files))
+        check_rows(files)
+    assert number > 10

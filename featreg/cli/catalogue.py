@@ -10,7 +10,7 @@ import attrs
 import click
 
 import featreg
-from featreg.cli.extract import option_option, parse_options, stride_option, weights_option
+from featreg.cli.options import option_option, parse_options, stride_option, weights_option
 from featreg.cli.tables import format_fields, format_table
 from featreg.errors import FeatregError, InputError, MissingDependencyError, UnknownModelError
 from featreg.hookspecs import BackendSpec

@@ -24,6 +24,7 @@ COMMANDS = {
         "Run a model over the samples in SOURCE and write their features to STORE.",
     ),
     "worker": ("featreg.cli.store:worker", "Help to complete STORE with its own model and source."),
+    "derive": ("featreg.cli.derive:derive", "Derive new layers of STORE from those that it has."),
     "status": ("featreg.cli.store:status", "Show how far STORE is and who works on it."),
     "verify": ("featreg.cli.store:verify", "Check every checksum, every receipt and every row of STORE."),
     "repair": ("featreg.cli.store:repair", "Mend STORE, and plan what is damaged or failed again."),

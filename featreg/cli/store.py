@@ -11,7 +11,7 @@ import attrs
 import click
 
 from featreg.cli.catalogue import json_option
-from featreg.cli.extract import parse_part
+from featreg.cli.options import parse_part
 from featreg.cli.tables import format_fields, format_table
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def _ago(one: Worker) -> str:
 def verify(ctx: click.Context, store: str, as_json: bool) -> None:
     """Check every checksum, every receipt and every row of STORE.
 
-    The exit code is 0 for a finished store that is whole, 1 where anything is damaged or left to do. Stray files change
-    nothing and are named.
+    The exit code is 0 for a finished store that is whole, 1 where anything is damaged, cannot be read or is left to do.
+    Stray files change nothing and are named.
     """
     from featreg.stores.check import examine
     from featreg.stores.opening import place_at
@@ -119,7 +119,7 @@ def verify(ctx: click.Context, store: str, as_json: bool) -> None:
         click.echo(json.dumps({"store": place.uri, "whole": not findings, "findings": plain}, indent=2))
     else:
         click.echo(_findings(findings, kinds))
-    ctx.exit(int(bool(kinds["damaged"] or kinds["pending"])))
+    ctx.exit(int(bool(kinds["damaged"] or kinds["unreadable"] or kinds["pending"])))
 
 
 def _findings(findings: Sequence[Finding], kinds: Counter[Any]) -> str:
@@ -139,7 +139,8 @@ def _findings(findings: Sequence[Finding], kinds: Counter[Any]) -> str:
 @click.argument("store")
 @click.option("--retry-failed", is_flag=True, help="Plan the tasks with failed rows again, too.")
 @click.option("--source", help="The samples, where the index is damaged and the store cannot open its source.")
-def repair(store: str, retry_failed: bool, source: str | None) -> None:
+@click.option("--force", is_flag=True, help="Although workers seem to be at work.")
+def repair(store: str, retry_failed: bool, source: str | None, force: bool) -> None:
     """Mend STORE, and plan what is damaged or failed again.
 
     What can be made anew is; the next run does the rest.
@@ -147,7 +148,7 @@ def repair(store: str, retry_failed: bool, source: str | None) -> None:
     """
     from featreg.engine import repair as mend
 
-    done = mend(store, retry_failed=retry_failed, source=source)
+    done = mend(store, retry_failed=retry_failed, source=source, force=force)
     for name in done.restored:
         click.echo(f"made anew: {name!r}")
     for name in done.removed:

@@ -22,6 +22,7 @@ def _layers(store: FeatureStore) -> list[dict[str, Any]]:
             "kind": record.info.kind,
             "shape": [len(store), *record.shape],
             "dtype": record.dtype,
+            **({} if record.recipe is None else {"recipe": str(record.recipe)}),
         }
         for record in store.manifest.layers
     ]

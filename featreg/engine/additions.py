@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
-import numpy as np
 
-from featreg.engine.difference import check_same_model
-from featreg.engine.planning import make_plan, source_record
+from featreg.engine.arguments import run_of
+from featreg.engine.asking import ask
+from featreg.engine.batching import settle_batch_size
+from featreg.engine.difference import check_same_model, refuse
+from featreg.engine.fingerprint import fingerprint
+from featreg.engine.learning import make_planner
+from featreg.engine.newcomers import KnownKeys, Targets
+from featreg.engine.outputs import Derive, Outputs, StoreDtypes, as_kept, as_recipes, inputs_of
+from featreg.engine.plan import MAX_TASK_ROWS
 from featreg.engine.resume import source_of
 from featreg.engine.run import Run, Work, complete
-from featreg.errors import LayerError, SourceError
+from featreg.engine.selection import Selection
+from featreg.errors import LayerError, StoreExistsError
 from featreg.extractor import Extractor, create_extractor
+from featreg.recipe import Recipe
 from featreg.registry import Registry, default_registry
-from featreg.sources import Sample, Source, open_source
-from featreg.spec import Layer
+from featreg.sources import Source
+from featreg.spec import ExtractionRequest, Layer
 from featreg.stores import FeatureStore
-from featreg.stores.layout import SourceRecord
+from featreg.stores.layout import Manifest
 from featreg.stores.opening import place_at
-from featreg.stores.places import Place
+from featreg.stores.places import write_errors
 from featreg.stores.tables import iter_samples
 from featreg.stores.writer import Plan, StoreWriter
 
@@ -31,9 +39,13 @@ __all__ = ["add_layers", "append"]
 
 def add_layers(
     store: str | os.PathLike[str],
-    layers: Sequence[Layer] | Layer,
+    layers: Sequence[Layer] | Layer | None = None,
     *,
     pool: Any = None,
+    flatten: bool | Sequence[Layer] | None = None,
+    derive: Derive = (),
+    fit_from: str | os.PathLike[str] | None = None,
+    store_dtype: StoreDtypes = None,
     model: Extractor | None = None,
     source: Source | str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
@@ -41,32 +53,82 @@ def add_layers(
 ) -> FeatureStore:
     """Compute further layers of a store's model over all its rows; the arrays that are there are not touched.
 
-    ``pool`` is that of the new layers. ``model`` is an open extractor of exactly these layers, where the store's model
-    cannot be opened by its name. ``source`` is needed where it cannot be opened from the store. ``fields`` are
-    ``batch_size``, ``num_workers``, ``part``, ``max_error_rate`` and ``progress`` as of :func:`~featreg.extract`.
-    A run that stopped is gone on with by the same call.
+    ``pool`` is that of the new layers, ``flatten`` too: as that of the first ones where it is None. ``derive``,
+    ``fit_from`` and ``store_dtype`` are as of :func:`~featreg.extract`; for layers that are derived from those that the
+    store has, :func:`~featreg.derive` needs no model. ``model`` is an open extractor of exactly the new layers, or of
+    those that recipes take, where the store's model cannot be opened by its name. ``source`` is needed where it cannot
+    be opened from the store. ``fields`` are ``batch_size``, ``num_workers``, ``part``, ``on_error``,
+    ``max_error_rate``, ``progress`` and ``metrics`` as of :func:`~featreg.extract`. A run that stopped is gone on with
+    by the same call.
 
     Raises LayerError for a layer that the store has already, StoreMismatchError where this machine has other weights or
     versions, and as :func:`~featreg.extract`.
     """
-    place, registry = place_at(store), registry or default_registry()
+    place, registry, run = place_at(store), registry or default_registry(), run_of(fields)
     writer = StoreWriter(place)
-    opened = source_of(writer.manifest, place.uri) if source is None else open_source(source)
-    request = attrs.evolve(writer.manifest.request, layers=layers, pool=pool)
-    extractor = create_extractor(request, registry=registry) if model is None else model
+    opened = source_of(writer.manifest, place.uri, source)
+    recipes = as_recipes(derive)
+    asked = _asked_besides(writer.manifest, layers, pool, flatten, recipes) if model is None else model
+    kept = as_kept(layers) if recipes else None
+    outputs = ask(asked, None, {}, derive=recipes, store_dtype=store_dtype, fit_from=fit_from, kept=kept)
+    extractor = create_extractor(outputs.request, registry=registry) if model is None else model
     try:
-        if not any(part.request == extractor.request for part in writer.manifest.passes[1:]):
-            _check_new(writer, extractor.request.layers)
-            size = fields.get("batch_size") or writer.manifest.passes[0].batch_size
-            taken = [layer.array for layer in writer.manifest.layers]
-            plan = make_plan(writer.manifest.source, extractor, registry, taken=taken, batch_size=size)
+        while not _is_planned(writer, extractor, outputs):
+            _check_new(writer, [*outputs.kept, *(recipe.name for recipe in outputs.recipes)])
             if model is None:  # what the state of a module of your own is called may depend on its layers
-                check_same_model(writer.manifest.fingerprint, plan.fingerprint, place.uri)
-            writer.add_pass(plan, 0, writer.manifest.rows)
-        return complete(writer, Work(opened, registry, extractor), Run(**fields))
+                check_same_model(writer.manifest.fingerprint, fingerprint(extractor, registry), place.uri)
+            with suppress(StoreExistsError):  # somebody has added something meanwhile: these layers, or others
+                _add(writer, Work(opened, registry, extractor), extractor, outputs, run)
+        return complete(writer, Work(opened, registry, extractor), run)
     finally:
         if model is None:
             extractor.close()
+
+
+def _asked_besides(
+    manifest: Manifest, layers: Sequence[Layer] | Layer | None, pool: Any, flatten: Any, recipes: Sequence[Recipe]
+) -> ExtractionRequest:
+    """The request of the store's model for further layers, or for those that recipes take."""
+    first = manifest.passes[0]
+    if flatten is None:
+        held = first.fingerprint.get("outputs", {}).get("flatten", ())
+        flatten = first.request.flatten is True or (bool(held) and len(held) == len(first.kept))
+    if recipes and not as_kept(layers):
+        return attrs.evolve(first.request, layers=inputs_of(recipes), pool=pool, flatten=False)
+    return attrs.evolve(first.request, layers=as_kept(layers), pool=pool, flatten=flatten)
+
+
+def _is_planned(writer: StoreWriter, extractor: Extractor, outputs: Outputs) -> bool:
+    """Whether a pass for these layers is there, of an earlier run or of another one at work."""
+    return any(
+        part.origin == "model"
+        and part.request == extractor.request
+        and part.fingerprint.get("outputs", {}) == outputs.document
+        for part in writer.manifest.passes[1:]
+    )
+
+
+def _add(writer: StoreWriter, work: Work, extractor: Extractor, outputs: Outputs, run: Run) -> None:
+    """Plan the pass; raises StoreExistsError where somebody else has added something meanwhile."""
+    manifest = writer.manifest
+    size = run.batch_size or manifest.passes[0].batch_size
+    options = attrs.evolve(
+        run.options(manifest.passes[0]), batch_size=settle_batch_size(size, extractor, MAX_TASK_ROWS)
+    )
+    taken = [layer.array for layer in manifest.layers]
+    planner = make_planner(
+        manifest.source,
+        work.source,
+        extractor,
+        work.registry,
+        outputs=outputs,
+        options=options,
+        taken=taken,
+        progress=run.progress,
+    )
+    with write_errors(writer.place):
+        plan = planner(writer.place, manifest.index)
+    writer.add_pass(plan, 0, manifest.rows)
 
 
 def append(
@@ -80,22 +142,46 @@ def append(
     """Give the samples that a store does not know yet, by their keys, new rows at its end.
 
     What was left unfinished is completed first. New classes get the numbers after the known ones; a sample that is gone
-    from the source keeps its row. Arguments are those of :func:`add_layers`.
+    from the source keeps its row. Of a ``fraction`` the same share is drawn; a ``limit`` does not count any more.
+    Derived layers are derived with what they learnt before: nothing is fitted anew. Arguments are those of
+    :func:`add_layers`.
 
-    Raises SourceError where the source has lost its classes, and as :func:`~featreg.extract`.
+    Raises SourceError where the source has lost its classes, StoreMismatchError for another source than that of the
+    store, from which all rows are read later, and as :func:`~featreg.extract`.
     """
-    place, registry = place_at(store), registry or default_registry()
+    place, registry, run = place_at(store), registry or default_registry(), run_of(fields)
     writer = StoreWriter(place)
-    opened = source_of(writer.manifest, place.uri) if source is None else open_source(source)
-    work, run = Work(opened, registry, model), Run(**fields)
-    complete(writer, work, run)
-    first = writer.manifest.passes[0]
-    targets = _Targets(writer.manifest.source, opened)
-    known = _Keys(place, writer)
-    samples = (targets.renumbered(sample) for sample in known.unknown(opened.index()))
-    plan = Plan(first.request, first.fingerprint, first.layers, targets.record, first.task_rows, first.batch_size)
-    writer.add_pass(plan, writer.manifest.rows, writer.manifest.rows, samples)
+    opened = source_of(writer.manifest, place.uri, source)
+    _check_same_source(writer.manifest, opened, place.uri)
+    work = Work(opened, registry, model)
+    done = False
+    while not done:
+        complete(writer, work, run)
+        with suppress(StoreExistsError):  # somebody has added something meanwhile: some of these samples, or all
+            _add_rows(writer, opened)
+            done = True
     return complete(writer, work, run)
+
+
+def _add_rows(writer: StoreWriter, source: Source) -> None:
+    """Plan a pass for the samples that the store does not know, if there are any."""
+    manifest = writer.manifest
+    targets = Targets(manifest.source, source)
+    known = KnownKeys(iter_samples(writer.place, manifest), manifest.rows)
+    drawn = Selection.recorded(manifest.source).drawn(source.index())
+    samples = (targets.renumbered(sample) for sample in known.unknown(drawn))
+    writer.add_pass(Plan.of(manifest.passes[0], targets.record), manifest.rows, manifest.rows, samples)
+
+
+def _check_same_source(manifest: Manifest, source: Source, uri: str) -> None:
+    """Raise StoreMismatchError for another source: whatever is done later reads all rows from one."""
+    record = manifest.source
+    here, there = {"kind": source.kind, "uri": source.uri}, {"kind": record.kind, "uri": record.uri}
+    refuse(
+        {f"source.{name}": (there[name], here[name]) for name in here if there[name] != here[name]},
+        f"the samples of the store {uri!r} come from another source",
+        "put the new samples where the others are; or extract them into a store of their own, and featreg merge both",
+    )
 
 
 def _check_new(writer: StoreWriter, layers: Sequence[Layer]) -> None:
@@ -103,62 +189,3 @@ def _check_new(writer: StoreWriter, layers: Sequence[Layer]) -> None:
     double = [layer for layer in layers if layer in known]
     if double:
         raise LayerError(f"the store has the layers {double} already", "others than these", str(known))
-
-
-class _Targets:
-    """The classes of a source in the numbers of a store, whose own never change."""
-
-    def __init__(self, record: SourceRecord, source: Source) -> None:
-        self._before = record
-        self._source = source
-        self._classes = None if record.classes is None else list(record.classes)
-        self._numbers: Mapping[int, int] | None = None
-
-    def renumbered(self, sample: Sample) -> Sample:
-        """A sample with its class in the store's numbers; raises SourceError where the source has lost its classes."""
-        if self._classes is None or sample.target is None:
-            if self._classes is not None:
-                raise SourceError(
-                    "the new samples have no class, and those of the store have",
-                    f"some of {len(self._classes)} classes, or new ones",
-                    repr(sample.key),
-                    remedy="put them into sub-folders, or extract them into a store of their own",
-                )
-            return sample
-        if self._numbers is None:
-            self._numbers = self._number(self._source.classes or ())
-        return attrs.evolve(sample, target=self._numbers[sample.target])
-
-    def record(self) -> SourceRecord:
-        """The source as it is after these samples."""
-        now = source_record(self._source, self._before.limit)
-        return attrs.evolve(now, classes=None if self._classes is None else tuple(self._classes))
-
-    def _number(self, names: Sequence[str]) -> dict[int, int]:
-        assert self._classes is not None
-        self._classes += [name for name in names if name not in self._classes]
-        return {number: self._classes.index(name) for number, name in enumerate(names)}
-
-
-class _Keys:
-    """The keys of a store as sorted 128-bit hashes: 16 bytes a row, where the keys themselves might not fit."""
-
-    def __init__(self, place: Place, writer: StoreWriter) -> None:
-        blocks = [_hashes(block["key"].to_pylist()) for block in iter_samples(place, writer.manifest)]
-        pairs = np.concatenate(blocks)
-        pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-        self._high, self._low = pairs[:, 0].copy(), pairs[:, 1].copy()
-
-    def unknown(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """The samples whose keys are not among them, in order."""
-        return (sample for sample in samples if not self._has(sample.key))
-
-    def _has(self, key: str) -> bool:
-        high, low = _hashes([key])[0]
-        first, last = np.searchsorted(self._high, high, "left"), np.searchsorted(self._high, high, "right")
-        return bool((self._low[first:last] == low).any())
-
-
-def _hashes(keys: Sequence[str]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    digests = b"".join(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).digest() for key in keys)
-    return np.frombuffer(digests, np.uint64).reshape(-1, 2)

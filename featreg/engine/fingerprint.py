@@ -12,19 +12,31 @@ from packaging.utils import canonicalize_name
 
 import featreg
 from featreg import serialize
+from featreg.engine.outputs import Outputs
 from featreg.extractor import Extractor
 from featreg.hookspecs import PROJECT
 from featreg.images import DECODER
 from featreg.registry import Registry
 
-__all__ = ["fingerprint"]
+__all__ = ["derived_fingerprint", "fingerprint"]
 
 
-def fingerprint(extractor: Extractor, registry: Registry) -> dict[str, Any]:
+def fingerprint(extractor: Extractor, registry: Registry, outputs: Outputs | None = None) -> dict[str, Any]:
     """The request, the preprocessing, the decoder, the weights and the versions of everything that computes.
 
-    Two runs with equal fingerprints over equal bytes give equal features, up to the rounding of the machine.
+    What is kept of the ``outputs`` is part of it where that is not simply what was requested. Two runs with equal
+    fingerprints over equal bytes give equal features, up to the rounding of the machine.
     """
+    kept = {} if outputs is None else outputs.document
+    return {**({"outputs": kept} if kept else {}), **_of_model(extractor, registry)}
+
+
+def derived_fingerprint(outputs: Outputs) -> dict[str, Any]:
+    """That of layers that are derived from those of a store, which no model computes."""
+    return {"outputs": outputs.document, "versions": {"featreg": featreg.__version__}}
+
+
+def _of_model(extractor: Extractor, registry: Registry) -> dict[str, Any]:
     return {
         "request": serialize.to_dict(extractor.request),
         "preprocess": serialize.to_dict(extractor.preprocess),

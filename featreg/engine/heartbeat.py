@@ -1,4 +1,4 @@
-"""Signs of life, for ``featreg status``: nothing else ever reads them."""
+"""Signs of life, for ``featreg status``, and for ``featreg repair``, which waits for nobody to be at work."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ class Heartbeat:
         )
         self._started = self._told = time.monotonic()
         self._tell()
+
+    @property
+    def name(self) -> str:
+        """What this worker is called: its machine, its process, and a number drawn for this run."""
+        return self._worker.name
 
     def beat(self, rows: int, failed: int) -> None:
         """Count finished and failed rows, and tell of them now and then."""

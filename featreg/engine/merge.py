@@ -13,11 +13,14 @@ from typing import Any
 import attrs
 import numpy as np
 
-from featreg.engine.difference import same_values
-from featreg.errors import SpecError, StoreError, StoreMismatchError
+from featreg import serialize
+from featreg.engine.difference import differences, same_values
+from featreg.errors import SpecError, StoreDamagedError, StoreError, StoreMismatchError
 from featreg.spec import Layer
+from featreg.stores.check import examine
+from featreg.stores.fits import read_fit, write_fit
 from featreg.stores.index import Index
-from featreg.stores.layout import Pass, SourceRecord, Task
+from featreg.stores.layout import IndexPart, Pass, SourceRecord, Task
 from featreg.stores.places import LocalPlace, Place
 from featreg.stores.reader import FeatureStore, open_store
 from featreg.stores.receipts import Ledger
@@ -25,6 +28,9 @@ from featreg.stores.replace import check_free, move_in, temporary_name
 from featreg.stores.writer import Plan, StoreWriter
 
 __all__ = ["merge_stores"]
+
+_FITS = "outputs.fits"
+"""Where fits came from makes no difference: the layers say which they are."""
 
 SHOWN = 5
 """How many clashing keys an error names."""
@@ -39,13 +45,15 @@ def merge_stores(
 ) -> FeatureStore:
     """Write the rows of finished stores, in the order given, to a new store; returns it.
 
-    The stores have the same layers, fingerprints and classes. Rows that failed stay failed. ``prefixes`` has what is
-    put before the keys of each store. Shards and receipts are made anew; one task's rows are held in memory at a time,
-    and eight bytes for each key. The new store is written aside and takes its place when it is complete; with
-    ``overwrite`` a feature store may be in the way until then.
+    The stores have the same layers, fingerprints and classes, and derived layers the same fits, as ``fit_from`` gives
+    them. Rows that failed stay failed. ``prefixes`` has what is put before the keys of each store. Each store is
+    verified first: shards and receipts are made anew, and what is damaged would pass for whole after that. One task's
+    rows are held in memory at a time, and nine bytes for each key. The new store is written aside and takes its place
+    when it is complete; with ``overwrite`` a feature store may be in the way until then.
 
-    Raises StoreMismatchError that names what differs, StoreError for a store with pending rows and for keys that two
-    stores have, StoreExistsError for a path that is taken, and SpecError for prefixes that do not fit.
+    Raises StoreMismatchError that names what differs, StoreDamagedError that names a damaged file, StoreError for a
+    store with pending rows and for keys that come twice, StoreExistsError for a path that is taken, and SpecError for
+    prefixes that do not fit.
     """
     opened = [store if isinstance(store, FeatureStore) else open_store(store) for store in stores]
     if not opened or (prefixes is not None and len(prefixes) != len(opened)):
@@ -58,6 +66,7 @@ def merge_stores(
     place = check_free(out, overwrite=overwrite)
     _check_alike(opened)
     _check_keys(parts)
+    _check_whole(opened)
     with _new_place(place, overwrite=overwrite) as aside:
         _write(aside, parts)
     return FeatureStore(place)
@@ -100,17 +109,19 @@ def _write(place: Place, parts: Sequence[_Part]) -> None:
     first, *others = parts[0].store.manifest.groups.values()
     source = _source([part.store for part in parts])
     index = itertools.chain.from_iterable(part.samples() for part in parts)
-    writer = StoreWriter.create(place, _plan(first, source), index)
+
+    def plan(aside: Place, _: Sequence[IndexPart]) -> Plan:
+        for fit in parts[0].store.manifest.fits:
+            write_fit(aside, read_fit(parts[0].store.place, fit))
+        return Plan.of(first, source)
+
+    writer = StoreWriter.create(place, plan, index)
     for group in others:
-        writer.add_pass(_plan(group, source), 0, writer.manifest.rows)
+        writer.add_pass(Plan.of(group, source), 0, writer.manifest.rows)
     for added in writer.manifest.passes:
         for task in added.iter_tasks():
             writer.commit(task, *_rows(parts, added, task))
     writer.finalize()
-
-
-def _plan(part: Pass, source: SourceRecord) -> Plan:
-    return Plan(part.request, part.fingerprint, part.layers, source, part.task_rows)
 
 
 def _rows(
@@ -152,7 +163,7 @@ def _check_alike(stores: Sequence[FeatureStore]) -> None:
             lines = "".join(f"\n    {name}: {old!r} there, {new!r} here" for name, (old, new) in found.items())
             raise StoreMismatchError(
                 f"the store {store.uri!r} is of another run than {stores[0].uri!r}:{lines}",
-                "the same layers, fingerprint and classes in every store",
+                "the same layers, fits, fingerprint and classes in every store",
                 f"{len(found)} {'difference' if len(found) == 1 else 'differences'}",
             )
 
@@ -165,29 +176,46 @@ def _differences(first: FeatureStore, second: FeatureStore) -> dict[str, tuple[A
         return {"layers": (list(ours), list(theirs))}
     found: dict[str, tuple[Any, Any]] = {}
     for group, part in ours.items():
-        found |= same_values(part.fingerprint, theirs[group].fingerprint)
-        if part.layers != theirs[group].layers:
-            found["layers"] = (part.layers, theirs[group].layers)
+        values = same_values(part.fingerprint, theirs[group].fingerprint)
+        found |= {name: pair for name, pair in values.items() if not name.startswith(_FITS)}
+        for one, other in zip(part.layers, theirs[group].layers, strict=True):
+            fields = differences(serialize.to_dict(one), serialize.to_dict(other))
+            found |= {f"layers.{one.key}.{name}": pair for name, pair in fields.items()}
     return found
 
 
+def _check_whole(stores: Sequence[FeatureStore]) -> None:
+    """Raise StoreDamagedError for the first file of a store that is damaged, or that cannot be read."""
+    for store in stores:
+        for finding in examine(store.place):
+            if finding.kind in ("damaged", "unreadable"):
+                raise StoreDamagedError(
+                    f"the store {store.uri!r} is {finding.kind}",
+                    f"{finding.name!r} as it was written",
+                    finding.problem,
+                    remedy="featreg verify STORE, then featreg repair STORE and featreg worker STORE",
+                )
+
+
 def _check_keys(parts: Sequence[_Part]) -> None:
-    """Raise StoreError for keys that two stores have."""
-    hashes = [np.unique(np.fromiter(map(_digest, part.samples()), np.uint64, len(part.store))) for part in parts]
-    found, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    suspects = set(found[counts > 1].tolist())
-    homes: dict[str, set[str]] = {}
-    for part in parts if suspects else ():
+    """Raise StoreError for keys that come twice: those of two stores, or of one that is given twice."""
+    rows = sum(len(part.store) for part in parts)
+    samples = itertools.chain.from_iterable(part.samples() for part in parts)
+    hashes = np.fromiter(map(_digest, samples), np.uint64, rows)
+    hashes.sort()
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    homes: dict[str, set[int]] = {}
+    for number, part in enumerate(parts if suspects else ()):
         for sample in part.samples():
             if _digest(sample) in suspects:
-                homes.setdefault(sample.key, set()).add(part.store.uri)
-    clashing = [key for key, stores in homes.items() if len(stores) > 1]
+                homes.setdefault(sample.key, set()).add(number)
+    clashing = [key for key, numbers in homes.items() if len(numbers) > 1]
     if clashing:
         more = f" and {len(clashing) - SHOWN} more" if len(clashing) > SHOWN else ""
         raise StoreError(
             f"{len(clashing)} keys are in more than one store: {', '.join(map(repr, clashing[:SHOWN]))}{more}",
             "each key once",
-            remedy="prefixes=[...] (--prefix, once for each store): what to put before its keys",
+            remedy="each store once, or prefixes=[...] (--prefix, once for each): what to put before its keys",
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from array import array
 from collections.abc import Iterator
 
 from featreg.errors import SpecError
@@ -36,11 +38,11 @@ def task_order(count: int, part: tuple[int, int] | None = None, seed: int | None
     if part is not None:
         mine = range(count * part[0] // part[1], count * (part[0] + 1) // part[1])
         yield from mine
-        others = [*range(mine.start), *range(mine.stop, count)]
+        others = array("q", itertools.chain(range(mine.start), range(mine.stop, count)))
         random.Random(part[0] if seed is None else seed).shuffle(others)
         yield from others
     elif seed is not None:
-        places = list(range(count))
+        places = array("q", range(count))  # of which there may be millions
         random.Random(seed).shuffle(places)
         yield from places
     else:

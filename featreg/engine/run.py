@@ -5,35 +5,37 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from typing import Literal, Protocol
 
 import attrs
 import numpy as np
 
-from featreg.engine.difference import refuse, same_values
+from featreg.engine.derivation import derive_tasks
+from featreg.engine.difference import refuse, same_model
+from featreg.engine.facts import Teller
 from featreg.engine.fingerprint import fingerprint
 from featreg.engine.heartbeat import Heartbeat
+from featreg.engine.metrics import Metrics
+from featreg.engine.monitor import Monitor
 from featreg.engine.options import Options
 from featreg.engine.plan import check_part, task_order
-from featreg.engine.worker import run_tasks
+from featreg.engine.progress import progress_teller
+from featreg.engine.worker import Committed, run_tasks
 from featreg.errors import ErrorRateError, StoreExistsError, StoreFullError
 from featreg.extractor import Extractor, create_extractor
-from featreg.extras import data_extra
 from featreg.registry import Registry
 from featreg.sources import Source
 from featreg.spec import ExtractionRequest
 from featreg.stores.layout import Manifest, Pass, Task
 from featreg.stores.places import Place
 from featreg.stores.reader import FeatureStore
-from featreg.stores.receipts import finished_tasks, read_manifest
+from featreg.stores.receipts import finished_tasks, read_receipts
 from featreg.stores.staging import place_staged
 from featreg.stores.writer import Plan, StoreWriter
 
-with data_extra():
-    from tqdm import tqdm
-
-__all__ = ["MAX_THREADS", "Run", "Work", "complete"]
+__all__ = ["MAX_THREADS", "DoTasks", "Run", "Work", "complete", "do_tasks_here"]
 
 MAX_THREADS = 8
 """The most threads that decode by default: beyond, Pillow's share of the interpreter lock leaves nothing to gain."""
@@ -43,18 +45,29 @@ MAX_THREADS = 8
 class Run:
     """How one worker goes about it: see :func:`~featreg.extract`."""
 
-    batch_size: int | None = None
+    batch_size: int | Literal["auto"] | None = None
     num_workers: int | None = None
     part: tuple[int, int] | None = attrs.field(default=None, converter=check_part)
     seed: int | None = None
     raise_errors: bool = False
     max_error_rate: float | None = None
     progress: bool = False
+    metrics: str | os.PathLike[str] | None = None
 
     def options(self, part: Pass) -> Options:
-        """How a pass is gone through: with the batches that it was begun with, where nothing else is asked for."""
-        threads = self.num_workers or min(MAX_THREADS, os.cpu_count() or 1)
-        return Options(self.batch_size or part.batch_size, threads, self.raise_errors)
+        """How a pass is gone through: with the batches that it was begun with, where no number is asked for."""
+        threads = self.num_workers or min(MAX_THREADS, _cpus())
+        asked = self.batch_size if isinstance(self.batch_size, int) else None
+        return Options(asked or part.batch_size, threads, self.raise_errors)
+
+    def monitor(self, part: Pass, done: Collection[int], worker: str) -> Monitor:
+        """What counts the rows of a pass, of whose tasks those in ``done`` are done, and tells of them as asked for."""
+        rows = part.stop - part.start
+        there = sum(task.rows for task in part.iter_tasks() if task.number in done)
+        tellers: list[Teller] = [progress_teller(rows, there)] if self.progress else []
+        if self.metrics is not None:
+            tellers.append(Metrics(self.metrics, worker, part.number))
+        return Monitor(rows, there, batch_size=self.options(part).batch_size, tellers=tellers)
 
 
 @attrs.frozen
@@ -73,20 +86,38 @@ class Work:
         Raises StoreMismatchError where it would make other values than the pass was begun with.
         """
         at_hand = self.extractor
-        if at_hand is not None and not same_values(part.fingerprint, fingerprint(at_hand, self.registry)):
+        if at_hand is not None and not same_model(part.fingerprint, fingerprint(at_hand, self.registry)):
             yield at_hand
             return
         with create_extractor(_on(part.request, self.device), registry=self.registry) as extractor:
             refuse(
-                same_values(part.fingerprint, fingerprint(extractor, self.registry)),
+                same_model(part.fingerprint, fingerprint(extractor, self.registry)),
                 f"this machine cannot go on with pass {part.number} of the store",
                 "the versions of the store on this machine, or extract again",
             )
             yield extractor
 
 
-def complete(writer: StoreWriter, work: Work, run: Run) -> FeatureStore:
+class DoTasks(Protocol):
+    """Does the tasks of a pass but those in ``done``, by their numbers; tells ``committed`` of each with a receipt."""
+
+    def __call__(
+        self,
+        writer: StoreWriter,
+        part: Pass,
+        work: Work,
+        run: Run,
+        *,
+        done: Collection[int],
+        committed: Committed,
+        monitor: Monitor,
+    ) -> None: ...
+
+
+def complete(writer: StoreWriter, work: Work, run: Run, do_tasks: DoTasks | None = None) -> FeatureStore:
     """Do every task that has no receipt, then finalize the store.
+
+    ``do_tasks`` does those of a pass, in this process where it is None.
 
     Raises ErrorRateError, StoreFullError where it is clear before that the disk has not the room, and whatever stops a
     task; what is finished is kept.
@@ -95,19 +126,17 @@ def complete(writer: StoreWriter, work: Work, run: Run) -> FeatureStore:
     started = time.perf_counter()
     while True:
         _cover_all_rows(writer)
-        planned = len(writer.manifest.passes)
-        _run_passes(writer, work, run)
-        writer.manifest = read_manifest(writer.place)
-        if len(writer.manifest.passes) == planned:  # nobody has added anything meanwhile
+        _run_passes(writer, work, run, do_tasks or do_tasks_here)
+        finish = writer.finalize_if_complete()
+        if finish is not None:  # else somebody has added something meanwhile
             break
-    finish = writer.finalize()
     seconds = time.perf_counter() - started
     _check_rate(finish.failed, finish.rows, run.max_error_rate)
     done = _rows_done(writer) - done_before
     return FeatureStore(writer.place, seconds=seconds if done else None, done=done, done_before=done_before)
 
 
-def _run_passes(writer: StoreWriter, work: Work, run: Run) -> None:
+def _run_passes(writer: StoreWriter, work: Work, run: Run, do_tasks: DoTasks) -> None:
     left = {part.number: part.count - len(finished_tasks(writer.place, part)) for part in writer.manifest.passes}
     if not any(left.values()):
         return
@@ -117,41 +146,82 @@ def _run_passes(writer: StoreWriter, work: Work, run: Run) -> None:
     heart = Heartbeat(writer.place, run.part)
     try:
         for part in writer.manifest.passes:
-            if left[part.number]:
-                _run_pass(writer, part, work, run, heart)
+            done = finished_tasks(writer.place, part)
+            if len(done) < part.count:
+                _run_pass(writer, part, work, run, heart, done=done, do_tasks=do_tasks)
     finally:
         heart.stop()
 
 
-def _run_pass(writer: StoreWriter, part: Pass, work: Work, run: Run, heart: Heartbeat) -> None:
-    done = finished_tasks(writer.place, part)
-    failures = 0
+def do_tasks_here(
+    writer: StoreWriter,
+    part: Pass,
+    work: Work,
+    run: Run,
+    *,
+    done: Collection[int],
+    committed: Committed,
+    monitor: Monitor,
+) -> None:
+    """Do the tasks of a pass that are not among ``done``, in this process."""
+    tasks = (task for task in map(part.task, task_order(part.count, run.part, run.seed)) if task.number not in done)
+    with work.opened(part) as extractor:
+        run_tasks(tasks, work.source, extractor, writer, run.options(part), committed=committed, monitor=monitor)
+
+
+def _derive_tasks_here(
+    writer: StoreWriter,
+    part: Pass,
+    work: Work,
+    run: Run,
+    *,
+    done: Collection[int],
+    committed: Committed,
+    monitor: Monitor,
+) -> None:
+    """Do the tasks of a pass whose layers are derived from others of the store: without a model or a source."""
+    tasks = (task for task in map(part.task, task_order(part.count, run.part, run.seed)) if task.number not in done)
+    for task, failed, own in derive_tasks(writer, part, tasks, run.options(part)):
+        committed(task, failed, own)
+
+
+def _run_pass(
+    writer: StoreWriter,
+    part: Pass,
+    work: Work,
+    run: Run,
+    heart: Heartbeat,
+    *,
+    done: Collection[int],
+    do_tasks: DoTasks,
+) -> None:
+    failures = 0 if run.max_error_rate is None else _failures(writer.place, part, done)
+    _check_rate(failures, part.stop - part.start, run.max_error_rate)
 
     def committed(task: Task, failed: int, own: bool) -> None:
         nonlocal failures
-        bar.update(task.rows)
+        monitor.committed(task.rows, failed)
         failures += failed
         if own:
             heart.beat(task.rows, failed)
         _check_rate(failures, part.stop - part.start, run.max_error_rate)
 
-    tasks = (task for task in map(part.task, task_order(part.count, run.part, run.seed)) if task.number not in done)
-    disable = None if run.progress else True  # None: only on a terminal
-    already = sum(task.rows for task in part.iter_tasks() if task.number in done)
-    with (
-        work.opened(part) as extractor,
-        tqdm(total=part.stop - part.start, initial=already, unit="image", disable=disable) as bar,
-    ):
-        run_tasks(tasks, work.source, extractor, writer, run.options(part), committed=committed)
+    with run.monitor(part, done, heart.name) as monitor:
+        do_those = do_tasks if part.origin == "model" else _derive_tasks_here
+        do_those(writer, part, work, run, done=done, committed=committed, monitor=monitor)
+
+
+def _failures(place: Place, part: Pass, done: Collection[int]) -> int:
+    """How many rows have failed in the tasks of a pass that are done."""
+    receipts = read_receipts(place, (task for task in part.iter_tasks() if task.number in done))
+    return sum(len(receipt.errors) for receipt in receipts if receipt is not None)
 
 
 def _cover_all_rows(writer: StoreWriter) -> None:
     """Plan what an append that was killed has left out: each group of layers has all rows."""
     while short := [part for part in writer.manifest.groups.values() if part.stop < writer.manifest.rows]:
         part = short[0]
-        plan = Plan(
-            part.request, part.fingerprint, part.layers, writer.manifest.source, part.task_rows, part.batch_size
-        )
+        plan = Plan.of(part, writer.manifest.source)
         with suppress(StoreExistsError):  # another worker has planned it, and the manifest is read anew
             writer.add_pass(plan, part.stop, writer.manifest.rows)
 
@@ -178,6 +248,14 @@ def _check_room(place: Place, manifest: Manifest, left: dict[int, int]) -> None:
             f"{free:,} bytes free",
             remedy="make room, or another path; fewer layers, a pooling or dtype='float16' take less",
         )
+
+
+def _cpus() -> int:
+    """The processors that this process may use: fewer than the machine has, in a job of a cluster."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
 
 
 def _row_bytes(part: Pass) -> int:

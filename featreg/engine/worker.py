@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Any, TypeAlias
 
-import numpy as np
-
+from featreg.engine.batching import Batching
 from featreg.engine.block import Block
-from featreg.engine.loader import load_crops, load_texts
+from featreg.engine.committer import Committed, Committer
+from featreg.engine.loader import Loaded, load_crops, load_texts
+from featreg.engine.monitor import Monitor
 from featreg.engine.options import Options
 from featreg.extractor import Extractor
 from featreg.sources import Sample, Source
@@ -18,11 +18,7 @@ from featreg.stores.index import Index
 from featreg.stores.layout import Task
 from featreg.stores.writer import StoreWriter
 
-__all__ = ["Committed", "Options", "run_tasks"]
-
-Floats: TypeAlias = np.ndarray[Any, Any]
-Committed: TypeAlias = Callable[[Task, int, bool], object]
-"""Told of each task that has its receipt: how many of its rows failed, and whether it is this worker's."""
+__all__ = ["Committed", "Options", "run_tasks", "samples_of"]
 
 
 def run_tasks(
@@ -33,40 +29,58 @@ def run_tasks(
     options: Options,
     *,
     committed: Committed = lambda *_: None,
+    monitor: Monitor | None = None,
 ) -> None:
     """Compute and commit the tasks that have no receipt yet, one after the other.
 
-    A batch never crosses a task, and a row that fails keeps its place in its batch as a black image, so that the
-    features of the others do not depend on it. Held in memory are one task's features and two batches of crops.
+    While the model computes a task, threads read and decode the samples that come next, and another one writes the task
+    before. A batch never crosses a task, and a row that fails keeps its place in its batch as a black image, so that
+    the features of the others do not depend on it. Held in memory are the features of two tasks and two batches of
+    crops. ``monitor`` counts what is done and the time that it takes.
     """
+    monitor = Monitor() if monitor is None else monitor
+    model = Batching(extractor, options.batch_size, stages=monitor.stages, computed=monitor.computed)
+    monitor.begin()
     begun: deque[Task] = deque()
-    rows = _samples(_unfinished(tasks, writer, begun), Index(writer.place, writer.manifest.index))
-    ahead = 2 * max(options.batch_size, options.threads)
-    with closing(_load(source, rows, extractor, options.threads, ahead)) as loaded:
+    rows = samples_of(_unfinished(tasks, writer, begun, monitor), Index(writer.place, writer.manifest.index))
+    with (
+        closing(_load(source, rows, extractor, options, monitor)) as loading,
+        Committer(writer, committed, monitor.stages) as committer,
+    ):
+        loaded = monitor.stages.waited_for("load", loading)
         for first in loaded:
             task = begun.popleft()
-            block = Block(writer.manifest.passes[task.pass_number].layers, task, options)
-            block.fill_all(first, loaded, extractor)
-            own = writer.commit(task, block.features, block.errors)
-            committed(task, len(block.errors), own)
+            part = writer.manifest.passes[task.pass_number]
+            block = Block(part, task, options, writer.fitted(part))
+            block.fill_all(first, loaded, model)
+            monitor.batch_size = model.size
+            monitor.finished(task.rows)
+            committer.put(task, block.features, block.errors)
 
 
-def _unfinished(tasks: Iterable[Task], writer: StoreWriter, begun: deque[Task]) -> Iterator[Task]:
+def _unfinished(tasks: Iterable[Task], writer: StoreWriter, begun: deque[Task], monitor: Monitor) -> Iterator[Task]:
     """The tasks that still have no receipt when their turn comes, which others may have given them meanwhile."""
     for task in tasks:
-        if not writer.is_finished(task):
+        if writer.is_finished(task):
+            monitor.found(task.rows)
+        else:
             begun.append(task)
             yield task
 
 
-def _samples(tasks: Iterable[Task], index: Index) -> Iterator[Sample]:
+def samples_of(tasks: Iterable[Task], index: Index) -> Iterator[Sample]:
+    """The samples of some tasks, task by task in the order of their rows; raises StoreDamagedError."""
     for task in tasks:
         rows = index.rows(task.start, task.stop)
         columns = (rows[name].to_pylist() for name in ("key", "uri", "target", "size"))
         yield from (Sample(*values) for values in zip(*columns, strict=True))
 
 
-def _load(source: Source, rows: Iterable[Sample], extractor: Extractor, threads: int, ahead: int) -> Any:
+def _load(
+    source: Source, rows: Iterable[Sample], extractor: Extractor, options: Options, monitor: Monitor
+) -> Generator[Loaded, None, None]:
+    threads, stages = options.threads, monitor.stages
+    ahead = 2 * max(options.batch_size, threads)
     if extractor.takes_text:
-        return load_texts(source, rows, threads=threads, ahead=ahead)
-    return load_crops(source, rows, extractor.preprocess, threads=threads, ahead=ahead)
+        return load_texts(source, rows, threads=threads, ahead=ahead, stages=stages)
+    return load_crops(source, rows, extractor.preprocess, threads=threads, ahead=ahead, stages=stages)

@@ -85,8 +85,10 @@ def _layer(rows: Rows, layer: Layer) -> Entry:
 
 def _origin(part: Pass) -> dict[str, Any]:
     """What computed some layers of some rows."""
+    recipes = {str(layer.key): str(layer.recipe) for layer in part.layers if layer.recipe is not None}
     return {
         "layers": [layer.key for layer in part.layers],
+        **({"recipes": recipes} if recipes else {}),
         "rows": [part.start, part.stop],
         "request": serialize.to_dict(part.request),
         "fingerprint": serialize.to_dict(part.fingerprint),

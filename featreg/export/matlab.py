@@ -7,6 +7,7 @@ MathWorks, https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from pathlib import Path
@@ -66,13 +67,20 @@ def _write_array(file: IO[bytes], name: str, entry: Entry, dtype: np.dtype[Any])
     padded = weight + -weight % 8
     file.write(struct.pack("<II", _MATRIX, len(body) + padded) + body)
     start = file.tell()
-    file.truncate(start + padded)
+    _allocate(file, start, padded)
     row = 0
     for block in entry.blocks() if weight else ():
         values = np.memmap(file, dtype, "r+", start, shape, "F")  # a new map each time: pages of an old one stay held
         values[row : row + len(block)] = block.reshape(len(block), *shape[1:])
         row += len(block)
     file.seek(start + padded)
+
+
+def _allocate(file: IO[bytes], start: int, size: int) -> None:
+    """Make a file longer by bytes that have their place on the disk: a full one kills who writes through a map."""
+    file.truncate(start + size)
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), start, size)
 
 
 def _element(kind: int, data: bytes) -> bytes:

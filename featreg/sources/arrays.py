@@ -1,35 +1,129 @@
-"""Arrays of images in .npy files."""
+"""Arrays of images: what all of their sources share, and the one of .npy files."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
-import attrs
 import numpy as np
 
 from featreg.errors import SourceError
 from featreg.images import Pixels
 from featreg.sources.base import Sample, Source
-from featreg.sources.files import check_exists, file_errors, open_file, read_range, size_of
+from featreg.sources.files import check_exists, file_errors
+from featreg.sources.npy import NpyFile
+from featreg.sources.options import plain_options
 from featreg.sources.pixels import check_form, row_pixels
+from featreg.sources.targets import Targets
 from featreg.sources.uris import file_uri, locate, parent, shown
 
-__all__ = ["NumpySource"]
+__all__ = ["ArraySource", "NumpySource"]
+
+BLOCK_ROWS = 8192
+"""The targets that are read at once."""
 
 
-class NumpySource(Source):
+class Array(Protocol):
+    """An array in a file, read by slices of its rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __getitem__(self, rows: slice) -> np.ndarray[Any, Any]: ...
+
+
+class ArraySource(Source):
+    """The rows of an array of images, all of them or those of the option ``rows``, with the targets of a second array.
+
+    A subclass says where an array and a row lie.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        self.uri = file_uri(path)
+        check_exists(self.uri, folder=False)
+        self.options = plain_options(**options)
+        self.classes = tuple(self.options["classes"]) if "classes" in self.options else None
+
+    def index(self) -> Iterator[Sample]:
+        images, targets = self._images(), Targets(self.classes)
+        size = images.dtype.itemsize * math.prod(images.shape[1:])
+        values = self._numbers("target", images.shape[0])
+        for row in self._rows(images.shape[0]):
+            key = str(row)
+            target = None if values is None else targets.number(values[row], key)
+            yield Sample(key, self._row_uri(row), target, size)
+
+    @abstractmethod
+    def _images(self) -> Array:
+        """The array of images; raises SourceError for another one."""
+
+    @abstractmethod
+    def _array(self, name: str) -> Array:
+        """The array that an option names; raises SourceError."""
+
+    @abstractmethod
+    def _row_uri(self, row: int) -> str: ...
+
+    def _rows(self, count: int) -> Iterator[int]:
+        """The rows that are asked for, in that order."""
+        given: Any = self.options.get("rows", range(count))
+        for row in self._numbers("rows") or () if isinstance(given, str) else given:
+            if not 0 <= row < count:
+                raise SourceError(f"{shown(self.uri)!r} has no row {row}", f"0 to {count - 1}", str(row))
+            yield row
+
+    def _numbers(self, option: str, count: int | None = None) -> _Numbers | None:
+        """The array of whole numbers that an option names; of ``count`` of them, where that is given."""
+        name = self.options.get(option)
+        if name is None:
+            return None
+        array = self._array(name)
+        if len(array.shape) != 1 or array.dtype.kind not in "iu" or count not in (None, array.shape[0]):
+            raise SourceError(
+                f"{name!r} does not hold the {'targets' if option == 'target' else option}",
+                f"({'N' if count is None else count},) of whole numbers",
+                f"{array.shape} of {array.dtype}",
+            )
+        return _Numbers(array, self.uri)
+
+
+class _Numbers(Sequence[int]):
+    """A long column of numbers, of which one block is held."""
+
+    def __init__(self, array: Array, uri: str) -> None:
+        self._array, self._uri = array, uri
+        self._start, self._block = -1, [0]
+
+    def __len__(self) -> int:
+        return self._array.shape[0]
+
+    def __getitem__(self, row: Any) -> Any:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        start = row - row % BLOCK_ROWS
+        if start != self._start:
+            with file_errors(self._uri):
+                self._start, self._block = start, self._array[start : start + BLOCK_ROWS].tolist()
+        return self._block[row - start]
+
+
+class NumpySource(ArraySource):
     """The images of one .npy file: (N, H, W) or (N, H, W, C) in uint8 or uint16, with C of 1, 3 or 4.
 
     Grey becomes RGB, of uint16 the high byte counts and alpha is dropped, as in files of images. The key of an image is
-    its row. ``target`` is a .npy file of N whole numbers beside, ``classes`` are their names. Rows are read by their
-    place in the file, so that nothing of the array stays in memory.
+    its row. ``target`` is a .npy file of N whole numbers beside, ``classes`` are their names. ``rows`` are the rows to
+    take, in that order: whole numbers, or a .npy file of them beside. Rows are read by their place in the file, so that
+    nothing of the array stays in memory.
 
     Raises SourceError for a file that is missing, and, once its header is needed, for one that is no array of images;
-    ``index()`` does for one that is cut.
+    ``index()`` does for one that is cut, and for a row that is not there.
     """
 
     kind = "numpy"
@@ -39,82 +133,27 @@ class NumpySource(Source):
         path: str | os.PathLike[str],
         *,
         target: str | None = None,
-        classes: tuple[str, ...] | list[str] | None = None,
+        classes: Sequence[str] | None = None,
+        rows: Sequence[int] | str | None = None,
     ) -> None:
-        self.uri = file_uri(path)
-        check_exists(self.uri, folder=False)
-        given = {"target": target, "classes": classes}
-        self.options = {name: value for name, value in given.items() if value is not None}
-        self.classes = None if classes is None else tuple(classes)
-
-    def index(self) -> Iterator[Sample]:
-        header = self._header
-        there, whole = size_of(self.uri), header.offset + header.shape[0] * header.row_bytes
-        if there is not None and there < whole:
-            raise SourceError(f"{shown(self.uri)!r} is cut", f"{whole} bytes", f"{there} bytes")
-        for row, target in enumerate(self._targets(header.shape[0])):
-            yield Sample(str(row), f"{self.uri}#{row}", target, header.row_bytes)
+        super().__init__(path, target=target, classes=classes, rows=rows)
 
     def read(self, sample: Sample) -> Pixels:
-        row, header = int(sample.uri.rpartition("#")[2]), self._header
-        data = read_range(self.uri, header.offset + row * header.row_bytes, header.row_bytes, sample.key)
-        return row_pixels(np.frombuffer(data, header.dtype).reshape(header.shape[1:]))
+        row = int(sample.uri.rpartition("#")[2])
+        return row_pixels(self._file.read(row, row + 1, sample.key)[0])
 
     @cached_property
-    def _header(self) -> _Header:
-        header = _read_header(self.uri)
-        check_form(header.shape, header.dtype, shown(self.uri))
-        return header
+    def _file(self) -> NpyFile:
+        file = NpyFile(self.uri)
+        check_form(file.shape, file.dtype, shown(self.uri))
+        return file
 
-    def _targets(self, rows: int) -> Iterator[int | None]:
-        if "target" not in self.options:
-            yield from (None for _ in range(rows))
-            return
-        uri = locate(self.options["target"], parent(self.uri))
-        header = _read_header(uri)
-        if header.shape != (rows,) or header.dtype.kind not in "iu":
-            raise SourceError(
-                f"{shown(uri)!r} does not hold the targets",
-                f"({rows},) of whole numbers",
-                f"{header.shape} of {header.dtype}",
-            )
-        with open_file(uri) as file, file_errors(uri):
-            file.seek(header.offset)
-            for start in range(0, rows, 8192):
-                count = min(8192, rows - start)
-                yield from np.frombuffer(file.read(count * header.row_bytes), header.dtype, count).tolist()
+    def _images(self) -> NpyFile:
+        self._file.check_whole()
+        return self._file
 
+    def _array(self, name: str) -> NpyFile:
+        return NpyFile(locate(name, parent(self.uri)))
 
-@attrs.frozen
-class _Header:
-    """Where the rows of a .npy file lie."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape[1:]) * self.dtype.itemsize
-
-
-def _read_header(uri: str) -> _Header:
-    npy: Any = np.lib.format  # without types in NumPy 1
-    with open_file(uri) as file:
-        try:
-            version = npy.read_magic(file)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-            offset = file.tell()
-        except Exception as error:  # a header is Python, and what is wrong with it is tokenize's or ast's to say
-            raise SourceError(f"{shown(uri)!r} is no .npy file", "what numpy.save writes", str(error)) from error
-    if dtype.hasobject:
-        raise SourceError(f"{shown(uri)!r} holds pickled objects", "an array of numbers", str(dtype))
-    if fortran and len(shape) > 1:
-        raise SourceError(
-            f"the images in {shown(uri)!r} do not lie together",
-            "an array in C order",
-            "Fortran order",
-            remedy="numpy.save(path, numpy.ascontiguousarray(array))",
-        )
-    return _Header(shape, dtype, offset)
+    def _row_uri(self, row: int) -> str:
+        return f"{self.uri}#{row}"

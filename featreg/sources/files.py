@@ -7,17 +7,18 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import attrs
 
 from featreg.errors import FeatregError, MissingDependencyError, SourceError, near_matches
 from featreg.extras import extra
-from featreg.sources.uris import file_name, local_path, parent, shown
+from featreg.sources.uris import file_name, local_path, parent, shown, split_chain
 
 __all__ = [
     "MAX_BYTES",
     "Entry",
+    "Identity",
     "check_exists",
     "entries",
     "exists",
@@ -37,21 +38,28 @@ MAX_BYTES = 2**31
 
 @attrs.frozen
 class Entry:
-    """One name in a folder; ``size`` is None where listing does not tell it."""
+    """One name in a folder; what is no folder may be anything else. ``size`` is None where listing does not tell it."""
 
     name: str
     folder: bool
-    file: bool
     size: int | None = None
+    link: bool = False
+
+
+Identity: TypeAlias = tuple[int, int]
+"""The device and the number of a local folder, however it was reached."""
 
 
 def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL and the path within; raises SourceError and MissingDependencyError."""
-    first, chain, rest = url.partition("::")
+    first, chain = split_chain(url)
     scheme, mark, path = first.partition("://")
     if chain and mark:
-        fs = _archive(scheme, rest)
+        fs = _archive(scheme, chain.removeprefix("::"))
         return fs, str(fs._strip_protocol(path))
+    if "::" in path:  # which fsspec would take for a chain
+        fs, above = file_system(parent(url))
+        return fs, f"{above.rstrip('/')}/{file_name(url)}"
     with extra("remote", "URLs"):
         import fsspec
     with file_errors(url):
@@ -80,7 +88,10 @@ def file_errors(uri: str, key: str = "", among: tuple[type[Exception], ...] = ()
         raise
     except ImportError as error:  # the file system's own package
         raise MissingDependencyError(
-            f"{uri!r} needs a package of its own", "an installed fsspec file system", str(error)
+            f"{uri!r} needs a package of its own",
+            "an installed fsspec file system",
+            str(error),
+            remedy="install with pip what is named here",
         ) from error
     except OSError as error:
         said = error.strerror or f"{type(error).__name__}: {error}"
@@ -136,8 +147,8 @@ def entries(folder: str) -> list[Entry]:
         raise SourceError(f"the folder {path!r} cannot be listed: {error.strerror}") from error
 
 
-def identity(folder: str) -> tuple[int, int] | None:
-    """What tells a local folder from every other, however it was reached; None elsewhere, where nothing links."""
+def identity(folder: str) -> Identity | None:
+    """What tells a local folder from every other; None elsewhere, where nothing links."""
     path = local_path(folder)
     if path is None:
         return None
@@ -155,15 +166,17 @@ def size_of(uri: str) -> int | None:
         return None
 
 
-def read_file(uri: str, key: str) -> bytes:
-    """All bytes of a file; raises SourceError, which names ``key``."""
+def read_file(uri: str, key: str, size: int | None = None) -> bytes:
+    """All bytes of a file; raises SourceError, which names ``key``, also where ``size`` is said to be too large."""
+    _check_size(size or 0, key)
     if local_path(uri) is None:
         fs, inside = file_system(uri)
         with file_errors(uri, key):
             return bytes(fs.cat_file(inside))
     with open_file(uri, key) as file, file_errors(uri, key):
-        _check_size(os.fstat(file.fileno()).st_size, key)
-        return file.read()
+        there = os.fstat(file.fileno()).st_size
+        _check_size(there, key)
+        return file.read(there)  # and no more: files as in /proc are said to be empty, and some never end
 
 
 def read_range(uri: str, offset: int, size: int, key: str) -> bytes:
@@ -220,11 +233,9 @@ def _info(uri: str) -> dict[str, Any]:
 
 def _local_entry(entry: os.DirEntry[str]) -> Entry:
     try:
-        folder = entry.is_dir()
-        file = not folder and (entry.is_file() or not os.path.exists(entry.path))
-    except OSError:  # a link that leads in a circle
-        folder, file = False, True
-    return Entry(entry.name, folder, file)
+        return Entry(entry.name, entry.is_dir(), link=entry.is_symlink())
+    except OSError:  # a link that leads in a circle, or to where nobody may look
+        return Entry(entry.name, folder=False)
 
 
 def _remote_entries(folder: str) -> list[Entry]:
@@ -235,6 +246,5 @@ def _remote_entries(folder: str) -> list[Entry]:
     for info in listed:
         path = info["name"].rstrip("/")
         if path.strip("/") != inside.strip("/"):  # object stores may list the folder itself
-            directory = info["type"] == "directory"
-            found.append(Entry(path.rpartition("/")[2], directory, not directory, info.get("size")))
+            found.append(Entry(path.rpartition("/")[2], info["type"] == "directory", info.get("size")))
     return found

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cached_property
 from threading import Lock
 from typing import Any
 from urllib.parse import quote, unquote
 
-import numpy as np
-
 from featreg.errors import SourceError, near_matches
 from featreg.extras import extra
 from featreg.images import Pixels
-from featreg.sources.base import Sample, Source
-from featreg.sources.files import check_exists, file_errors, open_file
+from featreg.sources.arrays import ArraySource
+from featreg.sources.base import Sample
+from featreg.sources.files import file_errors, open_file
 from featreg.sources.pixels import check_form, row_pixels
-from featreg.sources.uris import file_uri, shown
+from featreg.sources.uris import shown
 
 __all__ = ["Hdf5Source"]
 
@@ -25,14 +24,15 @@ CACHE_BYTES = 64 * 2**20
 """What HDF5 keeps of decompressed chunks, which may hold many rows."""
 
 
-class Hdf5Source(Source):
+class Hdf5Source(ArraySource):
     """The images of one dataset in an HDF5 file, in the forms that :class:`~featreg.sources.arrays.NumpySource` takes.
 
     ``dataset`` is its path in the file; without it, it is the only one that has the form of images. ``target`` is a
-    dataset of N whole numbers, ``classes`` are their names. The key of an image is its row.
+    dataset of N whole numbers, ``classes`` are their names. ``rows`` are the rows to take, in that order: whole
+    numbers, or a dataset of them. The key of an image is its row.
 
     Raises SourceError for a file that is missing; reading and ``index()`` do for one that is damaged or holds no such
-    dataset, and MissingDependencyError without h5py.
+    dataset, ``index()`` for a row that is not there, and MissingDependencyError without h5py.
     """
 
     kind = "hdf5"
@@ -43,37 +43,27 @@ class Hdf5Source(Source):
         *,
         dataset: str | None = None,
         target: str | None = None,
-        classes: tuple[str, ...] | list[str] | None = None,
+        classes: Sequence[str] | None = None,
+        rows: Sequence[int] | str | None = None,
     ) -> None:
-        self.uri = file_uri(path)
-        check_exists(self.uri, folder=False)
-        given = {"dataset": dataset, "target": target, "classes": classes}
-        self.options = {name: value for name, value in given.items() if value is not None}
-        self.classes = None if classes is None else tuple(classes)
+        super().__init__(path, dataset=dataset, target=target, classes=classes, rows=rows)
         self._file = _File(self.uri)
-
-    def index(self) -> Iterator[Sample]:
-        name = self._dataset
-        images = self._file.dataset(name)
-        size = images.dtype.itemsize * int(np.prod(images.shape[1:]))
-        for row, target in enumerate(self._targets(images.shape[0])):
-            yield Sample(str(row), f"{self.uri}#{quote(name)}[{row}]", target, size)
 
     def read(self, sample: Sample) -> Pixels:
         name, _, row = sample.uri.rpartition("#")[2].removesuffix("]").rpartition("[")
-        images = self._file.dataset(unquote(name))
+        images = self._file.dataset(unquote(name, errors="surrogateescape"))
         check_form(images.shape, images.dtype, sample.uri)
         with file_errors(self.uri, sample.key):
             return row_pixels(images[int(row)])
 
     @cached_property
     def _dataset(self) -> str:
-        found = self._file.image_datasets()
         given = self.options.get("dataset")
         if given is not None:
             images = self._file.dataset(given)
             check_form(images.shape, images.dtype, f"{shown(self.uri)}#{given}")
             return str(given)
+        found = self._file.image_datasets()
         if len(found) == 1:
             return found[0]
         raise SourceError(
@@ -84,22 +74,14 @@ class Hdf5Source(Source):
             "dataset='...' with its path in the file",
         )
 
-    def _targets(self, rows: int) -> Iterator[int | None]:
-        name = self.options.get("target")
-        if name is None:
-            yield from (None for _ in range(rows))
-            return
-        values = self._file.dataset(name)
-        if values.shape != (rows,) or values.dtype.kind not in "iu":
-            raise SourceError(
-                f"{name!r} does not hold the targets",
-                f"({rows},) of whole numbers",
-                f"{values.shape} of {values.dtype}",
-            )
-        for start in range(0, rows, 8192):
-            with file_errors(self.uri):
-                block = values[start : start + 8192].tolist()
-            yield from block
+    def _images(self) -> Any:
+        return self._array(self._dataset)
+
+    def _array(self, name: str) -> Any:
+        return self._file.dataset(name)
+
+    def _row_uri(self, row: int) -> str:
+        return f"{self.uri}#{quote(os.fsencode(self._dataset))}[{row}]"
 
 
 class _File:
@@ -112,13 +94,13 @@ class _File:
         return type(self), (self._uri,)
 
     def dataset(self, name: str) -> Any:
-        """A dataset by its path; raises SourceError."""
+        """A dataset that is not null, by its path; raises SourceError."""
         file = self._open()
         with extra("hdf5", "HDF5 files"):
             import h5py
         with file_errors(self._uri):
-            found = file.get(name)
-        if isinstance(found, h5py.Dataset):
+            found = file.get(os.fsencode(name))
+        if isinstance(found, h5py.Dataset) and found.shape is not None:
             return found
         names = self._names()
         raise SourceError(
@@ -134,7 +116,7 @@ class _File:
         for name in self._names():
             dataset = self.dataset(name)
             try:
-                check_form(dataset.shape or (), dataset.dtype, name)
+                check_form(dataset.shape, dataset.dtype, name)
             except SourceError:
                 continue
             found.append(name)
@@ -145,9 +127,9 @@ class _File:
             import h5py
         names: list[str] = []
 
-        def visit(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset):
-                names.append(name)
+        def visit(name: str | bytes, item: Any) -> None:
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                names.append(os.fsdecode(name))  # bytes where they are no Unicode
 
         with file_errors(self._uri):
             self._open().visititems(visit)

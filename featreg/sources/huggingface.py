@@ -11,6 +11,7 @@ from featreg.errors import SourceError, near_matches
 from featreg.extras import extra
 from featreg.sources.base import Sample, Source
 from featreg.sources.files import check_exists, file_errors
+from featreg.sources.options import plain_options
 from featreg.sources.parquet import image_content
 from featreg.sources.targets import Targets
 from featreg.sources.uris import file_uri, local_path, shown, split_part, with_part
@@ -25,8 +26,8 @@ class HuggingFaceSource(Source):
 
     ``split`` is the one of a dataset that has several; ``image`` is the column, by default the only one of the feature
     ``Image`` or of bytes; ``target`` is by default the column ``label`` or ``target``, where there is one. The
-    ``classes`` are those of a ``ClassLabel``. The key is the row, behind the split where there is one, or what the
-    column ``key`` holds.
+    ``classes`` are those of a ``ClassLabel``, in which -1 is no target. The key is the row, behind the split where
+    there is one, or what the column ``key`` holds.
 
     Raises SourceError for a folder that is missing or no such dataset, and for a URL; MissingDependencyError without
     the package datasets.
@@ -49,8 +50,7 @@ class HuggingFaceSource(Source):
                 "datasets on disk are read where they lie", "a local folder", self.uri, remedy="its Parquet files"
             )
         check_exists(self.uri, folder=True)
-        given = {"split": split, "image": image, "target": target, "key": key}
-        self.options = {name: value for name, value in given.items() if value is not None}
+        self.options = plain_options(split=split, image=image, target=target, key=key)
 
     @cached_property
     def classes(self) -> tuple[str, ...] | None:
@@ -68,7 +68,8 @@ class HuggingFaceSource(Source):
             with file_errors(self.uri):
                 block = {} if wanted is None else wanted[rows.start : rows.stop]
             for place, row in enumerate(rows):
-                named = f"{prefix}{row}" if key is None else str(block[key][place])
+                given = None if key is None else block[key][place]
+                named = f"{prefix}{row}" if given in (None, "") else str(given)
                 value = None if target is None else block[target][place]
                 part: dict[str, str | int] = {"row": row, "column": image}
                 part |= {"split": self._split} if self._split else {}
@@ -142,7 +143,7 @@ class HuggingFaceSource(Source):
             return Targets()
         names = getattr(self._data.features[self._target], "names", None)
         if names is not None:
-            return Targets(tuple(names))
+            return Targets(tuple(names), unknown=-1)
         column = self._data.select_columns([self._target])
         blocks = (column[start : start + BLOCK_ROWS][self._target] for start in range(0, len(column), BLOCK_ROWS))
         return Targets.of(value for block in blocks for value in block)

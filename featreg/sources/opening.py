@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -48,14 +48,15 @@ def open_source(source: Source | str | os.PathLike[str], kind: str | None = None
     if not isinstance(source, str | os.PathLike):
         raise SourceError("not a source of images", "a path, a URL, or a featreg.sources.Source", type(source).__name__)
     uri = file_uri(source)
-    kind = tell_kind(uri, KINDS) if kind is None else kind
-    if kind not in KINDS:
+    told = tell_kind(uri, KINDS) if kind is None else kind
+    if not isinstance(told, str) or told not in KINDS:
         raise SourceError(
-            f"there is no kind of source {kind!r}", ", ".join(KINDS), repr(kind), near_matches(str(kind), KINDS)
+            f"there is no kind of source {told!r}", ", ".join(KINDS), repr(told), near_matches(str(told), KINDS)
         )
-    made = _source_class(kind)
-    _check_options(kind, made, options)
-    opened: Source = made(uri, **options)
+    made = _source_class(told)
+    known = inspect.signature(made).parameters
+    _check_options(told, [name for name in known if name not in ("path", "kind")], options)
+    opened: Source = made(uri, **options, **({"kind": kind} if "kind" in known else {}))
     return opened
 
 
@@ -70,8 +71,7 @@ def _source_class(kind: str) -> type[Any]:
     return made
 
 
-def _check_options(kind: str, made: type[Any], options: Mapping[str, Any]) -> None:
-    known = [name for name in inspect.signature(made).parameters if name != "path"]
+def _check_options(kind: str, known: Sequence[str], options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise SourceError(

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+import sys
 
 __all__ = ["natural_order"]
 
-_DIGITS = re.compile(r"([0-9]+)")
+_DIGITS = re.compile("[0-9]+")
 
 
-def natural_order(name: str) -> tuple[object, ...]:
-    """A sort key under which ``2.jpg`` comes before ``10.jpg``: runs of digits are numbers, the rest is code points."""
-    parts: list[object] = list(_DIGITS.split(name))
-    parts[1::2] = [_number(str(digits)) for digits in parts[1::2]]
-    return (parts, name)
+def natural_order(name: str) -> tuple[str, str]:
+    """A sort key under which ``2.jpg`` comes before ``10.jpg``: runs of digits are numbers, the rest is code points.
+
+    Two strings, since a sort holds the keys of all: a folder may have millions of names.
+    """
+    return _DIGITS.sub(_number, name), name
 
 
-def _number(digits: str) -> tuple[int, str]:
-    """Digits as something that compares like their number; ``int`` takes only so many of them."""
-    significant = digits.lstrip("0")
-    return len(significant), significant
+def _number(digits: re.Match[str]) -> str:
+    """Digits as something that compares like their number, and before whatever else a name may hold in their place."""
+    significant = digits[0].lstrip("0")
+    return f"\0{chr(min(len(significant), sys.maxunicode))}{significant}"

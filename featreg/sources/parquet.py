@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 import os
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from threading import Lock
 from typing import Any
 
 from featreg.errors import SourceError, near_matches
 from featreg.extras import data_extra
 from featreg.sources.base import Sample, Source
 from featreg.sources.files import file_errors, open_file, read_file
+from featreg.sources.options import plain_options
 from featreg.sources.patterns import check_files, find_files
+from featreg.sources.rowgroups import RowGroups
 from featreg.sources.tables import open_parquet, parquet_batches, read_footer
 from featreg.sources.targets import Targets
 from featreg.sources.uris import file_uri, locate, parent, shown, split_part, with_part
 
 __all__ = ["ParquetSource", "holds_images", "image_content"]
+
+USUAL = ("target", "label")
+"""The columns of targets where none is named."""
 
 DAMAGED = "damaged"
 """The word that stands in the URI of a row in place of a file that cannot be read."""
@@ -31,7 +34,8 @@ class ParquetSource(Source):
     The column holds encoded images as bytes, or structs of ``bytes`` and ``path`` as Hugging Face writes them; where
     ``bytes`` is null, ``path`` is read, relative to the folder of the file. Without ``image`` it is the only such
     column. ``target`` is a column of numbers, or of names, by default ``target`` or ``label`` where there is one;
-    names are the places in ``classes``, by default the distinct names in code point order. The key is
+    names are the places in ``classes``, by default those of Hugging Face's ``ClassLabel`` where the files have it, in
+    which -1 is no target, or else the distinct names in code point order. The key is
     ``file.parquet#row``, or what the column ``key`` holds. A null keeps its row and fails when it is read, and so does
     a row in place of a file that is damaged.
 
@@ -51,13 +55,12 @@ class ParquetSource(Source):
         image: str | None = None,
         target: str | None = None,
         key: str | None = None,
-        classes: tuple[str, ...] | list[str] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.uri = file_uri(path)
         check_files(self.uri, ".parquet")
-        given = {"image": image, "target": target, "key": key, "classes": classes}
-        self.options = {name: value for name, value in given.items() if value is not None}
-        self._cache = _RowGroups()
+        self.options = plain_options(image=image, target=target, key=key, classes=classes)
+        self._cache = RowGroups()
 
     @cached_property
     def classes(self) -> tuple[str, ...] | None:
@@ -83,8 +86,22 @@ class ParquetSource(Source):
         given = self.options.get("classes")
         if given is not None:
             return Targets(tuple(given))
-        files = (uri for _, uri in find_files(self.uri, ".parquet") if not _is_damaged(uri))
+        files = [uri for _, uri in find_files(self.uri, ".parquet") if not _is_damaged(uri)]
+        labels = self._labels(files[0]) if files else None
+        if labels is not None:
+            return Targets(labels, unknown=-1)
         return Targets.of(target for uri in files for target, _ in self._rows(uri, with_key=False))
+
+    def _labels(self, uri: str) -> tuple[str, ...] | None:
+        """The classes that Hugging Face's metadata of a file names."""
+        with open_file(uri) as file, open_parquet(file, uri) as table:
+            schema = table.schema_arrow
+        target = _column(schema.names, self.options.get("target"), uri, *USUAL)
+        try:
+            names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][target]["names"]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return None
+        return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
     def _file_samples(self, name: str, uri: str) -> Iterator[Sample]:
         if _is_damaged(uri):
@@ -92,7 +109,7 @@ class ParquetSource(Source):
             return
         column = self._image_column(uri)
         for row, (target, given) in enumerate(self._rows(uri, with_key=True)):
-            key = f"{name}#{row}" if given is None else str(given)
+            key = f"{name}#{row}" if given in (None, "") else str(given)
             yield Sample(key, with_part(uri, row=row, column=column), self._targets.number(target, key))
 
     def _image_column(self, uri: str) -> str:
@@ -113,7 +130,7 @@ class ParquetSource(Source):
         """The target and the key of every row, None where there is none."""
         with open_file(uri) as file, open_parquet(file, uri) as table, file_errors(uri):
             names = table.schema_arrow.names
-            target = _column(names, self.options.get("target"), uri, "target", "label")
+            target = _column(names, self.options.get("target"), uri, *USUAL)
             key = _column(names, self.options.get("key"), uri) if with_key else None
             wanted = [name for name in (target, key) if name is not None]
             if not wanted:
@@ -123,54 +140,6 @@ class ParquetSource(Source):
                 nothing = [None] * batch.num_rows
                 values = [nothing if name is None else batch.column(name).to_pylist() for name in (target, key)]
                 yield from zip(*values, strict=True)
-
-
-class _RowGroups:
-    """The columns of the row groups that were read last; threads that want the same wait for one decoding of it."""
-
-    KEPT = 2
-    FILES = 256
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._groups: dict[tuple[str, str, int], Any] = {}
-        self._starts: dict[str, list[int]] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()
-
-    def value(self, uri: str, column: str, row: int) -> Any:
-        """What stands in a cell; raises SourceError."""
-        with self._lock:
-            starts = self._row_starts(uri)
-            group = bisect_right(starts, row) - 1
-            cells = self._cells(uri, column, group)
-        if isinstance(cells, SourceError):
-            raise SourceError(cells.problem, cells.expected, f"{cells.got}, row {row}") from cells
-        if not 0 <= row - starts[group] < len(cells):
-            raise SourceError(f"{shown(uri)!r} has no row {row} any more", got="another file than was indexed")
-        with file_errors(uri):
-            return cells[row - starts[group]].as_py()
-
-    def _row_starts(self, uri: str) -> list[int]:
-        if uri not in self._starts:
-            with open_file(uri) as file, open_parquet(file, uri) as table:
-                rows = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
-            _make_room(self._starts, self.FILES)
-            self._starts[uri] = [0, *itertools.accumulate(rows)][:-1] or [0]
-        return self._starts[uri]
-
-    def _cells(self, uri: str, column: str, group: int) -> Any:
-        """The column of a row group, or why it cannot be read, which is remembered as well."""
-        place = (uri, column, group)
-        if place not in self._groups:
-            _make_room(self._groups, self.KEPT)
-            try:
-                with open_file(uri) as file, open_parquet(file, uri) as table, file_errors(uri):
-                    self._groups[place] = table.read_row_group(group, columns=[column]).column(column)
-            except SourceError as error:
-                self._groups[place] = error
-        return self._groups[place]
 
 
 def holds_images(uri: str) -> bool:
@@ -227,9 +196,3 @@ def _column(names: list[str], given: str | None, uri: str, *usual: str) -> str |
         ", ".join(map(repr, names)),
         near_matches(given, names),
     )
-
-
-def _make_room(kept: dict[Any, Any], most: int) -> None:
-    """Drop the oldest entries until one more fits."""
-    while len(kept) >= most:
-        del kept[next(iter(kept))]

@@ -9,7 +9,7 @@ from featreg.errors import SourceError
 from featreg.extras import data_extra
 from featreg.sources.files import check_exists, entries, exists, file_errors, file_system, is_folder
 from featreg.sources.order import natural_order
-from featreg.sources.uris import file_name, join, local_path, path_uri, shown, suffix
+from featreg.sources.uris import file_name, join, local_path, path_uri, shown, split_chain, suffix
 
 __all__ = ["check_files", "expand", "find_files"]
 
@@ -33,7 +33,7 @@ def find_files(uri: str, end: str) -> list[tuple[str, str]]:
     many files there are. Raises SourceError where there is none.
     """
     if is_folder(uri):
-        names = [entry.name for entry in entries(uri) if entry.file and not entry.name.startswith(".")]
+        names = [entry.name for entry in entries(uri) if not (entry.folder or entry.name.startswith("."))]
         return [(name, join(uri, name)) for name in sorted(names, key=natural_order) if suffix(name) == end]
     if _is_literal(uri):
         return [(file_name(uri), uri)]
@@ -91,6 +91,6 @@ def _glob(uri: str) -> list[str]:
     fs, inside = file_system(uri)
     with file_errors(uri):
         names = fs.glob(inside)
-    first, chain, rest = uri.partition("::")
+    first, chain = split_chain(uri)
     scheme = first.partition("://")[0]
-    return [name if "://" in name else f"{scheme}://{name}{chain}{rest}" for name in names]
+    return [name if "://" in name else f"{scheme}://{name}{chain}" for name in names]

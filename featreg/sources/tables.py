@@ -31,10 +31,10 @@ class Row:
 
 
 def lines(uri: str) -> Iterator[str]:
-    """The lines of a UTF-8 file without their ends; bytes that are no UTF-8 are kept, as in file names."""
-    with _text(uri, newline=None) as file, file_errors(uri):
+    r"""The lines of a UTF-8 file without ``\n`` or ``\r\n``; bytes that are no UTF-8 are kept, as in file names."""
+    with _text(uri, newline="\n") as file, file_errors(uri):
         for line in file:
-            yield line.removesuffix("\n")
+            yield line.removesuffix("\n").removesuffix("\r")
 
 
 def text_rows(uri: str, columns: Mapping[str, str | None], delimiter: str) -> Iterator[Row]:
@@ -109,7 +109,7 @@ def read_footer(file: Any, uri: str) -> Any:
             return error
 
 
-def _text(uri: str, newline: str | None) -> io.TextIOWrapper:
+def _text(uri: str, newline: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(open_file(uri), encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
@@ -124,13 +124,18 @@ def _places(names: Sequence[str], columns: Mapping[str, str | None], uri: str) -
         if column not in names:
             raise SourceError(
                 f"{shown(uri)!r} has no column {column!r}",
-                f"a header with the column of every {wanted}",
+                f"a column with the {wanted} of every row",
                 ", ".join(map(repr, names)) or "no header",
                 near_matches(column, names),
-                f"{wanted}='...' with the name of the column",
+                _column_remedy(wanted, names),
             )
         places[wanted] = names.index(column)
     return places
+
+
+def _column_remedy(wanted: str, names: Sequence[str]) -> str:
+    other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+    return f"{wanted}='...' with the name of the column" if other is None else f"delimiter={other!r}"
 
 
 def _path(value: Any) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ from featreg.images import is_image_name
 from featreg.sources.archives import members
 from featreg.sources.base import Sample, Source
 from featreg.sources.files import open_file, read_range
+from featreg.sources.options import plain_options
 from featreg.sources.patterns import check_files, find_files
 from featreg.sources.targets import Targets
 from featreg.sources.uris import file_uri, readable, shown, split_part, with_part
@@ -66,13 +67,12 @@ class TarSource(Source):
         *,
         image: str | None = None,
         target: str | None = None,
-        classes: tuple[str, ...] | list[str] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.uri = file_uri(path)
         check_files(self.uri, ".tar")
-        given = {"image": image, "target": target, "classes": classes}
-        self.options = {name: value for name, value in given.items() if value is not None}
-        self.classes = None if classes is None else tuple(classes)
+        self.options = plain_options(image=image, target=target, classes=classes)
+        self.classes = tuple(self.options["classes"]) if "classes" in self.options else None
         self._targets = Targets(self.classes)
         self._choice = _Choice(image, target)
 

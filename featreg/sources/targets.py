@@ -20,9 +20,13 @@ MAX_CLASSES = 100_000
 
 @attrs.frozen
 class Targets:
-    """How a column becomes numbers: by the names of ``classes``, or, without them, as the whole numbers that it is."""
+    """How a column becomes numbers: by the names of ``classes``, or, without them, as the whole numbers that it is.
+
+    ``unknown`` is a number that stands for no target, as -1 does in the labels of Hugging Face's datasets.
+    """
 
     classes: tuple[str, ...] | None = None
+    unknown: int | None = None
     _places: dict[str, int] = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -41,7 +45,7 @@ class Targets:
                 continue
             whole = whole and _whole(value) is not None
             if len(names) <= MAX_CLASSES:
-                names.add(str(value))
+                names.add(_name(value))
             elif not whole:
                 raise SourceError("the targets are no classes", f"at most {MAX_CLASSES} names", "more")
         return cls(None if whole else tuple(sorted(names)))
@@ -51,9 +55,9 @@ class Targets:
 
         Raises SourceError for what is neither.
         """
-        if _is_empty(value):
+        if _is_empty(value) or value == self.unknown:
             return None
-        place, number = self._places.get(str(value)), _whole(value)
+        place, number = self._places.get(_name(value)), _whole(value)
         if place is not None:
             return place
         if number is not None and (self.classes is None or 0 <= number < len(self.classes)):
@@ -61,7 +65,7 @@ class Targets:
         if self.classes is None:
             raise SourceError(
                 f"the target of {key!r} is no whole number",
-                "a number, or the option classes=[...] with all names in order",
+                "a number of 64 bits, or the option classes=[...] with all names in order",
                 repr(value),
             )
         raise SourceError(
@@ -77,9 +81,15 @@ def _is_empty(value: Any) -> bool:
     return value is None or value == "" or value != value  # noqa: PLR0124
 
 
+def _name(value: Any) -> str:
+    if isinstance(value, bytes | list | tuple | dict):
+        raise SourceError("a target is neither a number nor a name", "numbers, or texts", repr(value)[:200])
+    return str(value)
+
+
 def _whole(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():  # pandas, where a column has gaps
         value = int(value)
     if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else None
+        return int(value) if -(2**63) <= value < 2**63 else None
     return int(value) if isinstance(value, str) and _WHOLE.fullmatch(value.strip()) else None

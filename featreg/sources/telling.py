@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from featreg.errors import SourceError
 from featreg.images import is_image_name
-from featreg.sources.files import Entry, entries, is_folder, open_file
+from featreg.sources.files import Entry, check_exists, entries, exists, is_folder, open_file
 from featreg.sources.patterns import expand
 from featreg.sources.uris import file_name, suffix
 
@@ -17,11 +17,10 @@ BY_SUFFIX = {
     ".csv": "list",
     ".tsv": "list",
     ".tar": "tar",
-    ".npy": "numpy",
     ".h5": "hdf5",
     ".hdf5": "hdf5",
 }
-"""Suffixes that tell the kind alone; ``.txt`` and ``.parquet`` need a look inside."""
+"""Suffixes that tell the kind alone; ``.txt``, ``.npy`` and ``.parquet`` need a look inside."""
 
 IN_FOLDERS = {".tar": "tar", ".parquet": "parquet"}
 """The files that make a folder a source of that kind, where no image and no sub-folder lies beside them."""
@@ -46,12 +45,18 @@ def tell_kind(uri: str, kinds: Collection[str]) -> str:
         return _folder_kind(entries(uri))
     first = expand(uri)[0]
     end = suffix(file_name(first))
+    if not exists(first):
+        check_exists(first, folder=not end)
     if end in BY_SUFFIX:
         return BY_SUFFIX[end]
     if end == ".parquet":
         from featreg.sources.parquet import holds_images
 
         return "parquet" if holds_images(first) else "list"
+    if end == ".npy":
+        from featreg.sources.npy import holds_paths
+
+        return "list" if holds_paths(first) else "numpy"
     if end == ".txt":
         return _text_kind(first)
     raise SourceError(
@@ -70,7 +75,7 @@ def _remedy(uri: str, end: str, kinds: Collection[str]) -> str:
 
 def _folder_kind(listed: list[Entry]) -> str:
     shown = [entry for entry in listed if not entry.name.startswith(".")]
-    files = {entry.name for entry in shown if entry.file}
+    files = {entry.name for entry in shown if not entry.folder}
     if any(names <= files for names in SAVED):
         return "huggingface"
     if any(entry.folder or is_image_name(entry.name) for entry in shown):

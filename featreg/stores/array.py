@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from featreg.errors import StoreError
+from featreg.errors import FeatregError, StoreError
 from featreg.extras import data_extra
 from featreg.spec import Layer
+from featreg.stores.identity import Identity
 
 with data_extra():
     import zarr
@@ -25,13 +25,15 @@ class LayerArray:
     Any index means what it means in NumPy: numbers, slices, masks and lists of rows, alone or with further axes.
     Only the rows that an index selects are read, and ``numpy.asarray`` reads all. ``array`` is the Zarr array behind.
 
-    Indexing raises IndexError for what is out of range, and StoreError where the rows cannot be read.
+    Indexing raises IndexError for what is out of range, and StoreError where the rows cannot be read, or where the path
+    holds another store by now.
     """
 
-    def __init__(self, array: zarr.Array[Any], layer: Layer, store: str | Path) -> None:
+    def __init__(self, array: zarr.Array[Any], layer: Layer, uri: str, identity: Identity) -> None:
         self.array = array
         self._layer = layer
-        self._store = store
+        self._uri = uri
+        self._identity = identity
 
     @property
     def key(self) -> Layer:
@@ -81,16 +83,21 @@ class LayerArray:
         """What a plain index, or an ascending array of rows, selects."""
         listed = bool(parts) and isinstance(parts[0], np.ndarray)
         try:
-            return np.asarray(self.array.oindex[parts] if listed else self.array[parts])
+            values = np.asarray(self.array.oindex[parts] if listed else self.array[parts])
         except (IndexError, MemoryError):
             raise
         except Exception as error:  # Zarr raises whatever its codecs and the file system do
+            self._identity.check()
+            if isinstance(error, FeatregError):
+                raise
             raise StoreError(
-                f"{self._rows_of(parts)} of {self._layer!r} cannot be read from {str(self._store)!r}",
+                f"{self._rows_of(parts)} of {self._layer!r} cannot be read from {self._uri!r}",
                 "shards as they were written",
                 f"{type(error).__name__}: {error}",
                 remedy="featreg repair STORE, then featreg worker STORE",
             ) from error
+        self._identity.check()  # after reading: whatever was read before is of the store that was opened
+        return values
 
     def _rows_of(self, parts: tuple[Any, ...]) -> str:
         rows = np.arange(len(self))[parts[0] if parts else ...]
@@ -111,12 +118,12 @@ def _is_basic(part: object) -> bool:
 def _select(part: Any, count: int) -> tuple[Any, Any]:
     """The rows to read, ascending, and the index into these that gives what ``part`` gives of all ``count`` rows."""
     if isinstance(part, slice):
-        places = range(count)[part]
-        if not places:
+        numbers = range(count)[part]
+        if not numbers:
             return slice(0, 0), slice(None)
-        if places.step > 0:
+        if numbers.step > 0:
             return part, slice(None)
-        return slice(places[-1], places[0] + 1, -places.step), slice(None, None, -1)
+        return slice(numbers[-1], numbers[0] + 1, -numbers.step), slice(None, None, -1)
     if part is None or part is Ellipsis:
         return slice(None), part
     wanted = np.asarray(part)

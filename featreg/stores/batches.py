@@ -19,6 +19,9 @@ __all__ = ["BUFFER_BYTES", "Batch", "block_rows", "iter_batches", "read_batch"]
 Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Values: TypeAlias = np.ndarray[Any, Any]
 
+Span: TypeAlias = tuple[int, int]
+"""The first of some rows, and the first after them."""
+
 BUFFER_BYTES = 256 * 2**20
 """What the buffer of a shuffle may weigh by default."""
 
@@ -40,10 +43,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def part(self, start: int, stop: int) -> Batch:
-        """The rows from ``start`` to before ``stop``, without a copy."""
-        features = {layer: values[start:stop] for layer, values in self.features.items()}
-        return Batch(self.rows[start:stop], features, None if self.targets is None else self.targets[start:stop])
+    def take(self, positions: Integers) -> Batch:
+        """Some of the rows, as a copy."""
+        features = {layer: values[positions] for layer, values in self.features.items()}
+        return Batch(self.rows[positions], features, None if self.targets is None else self.targets[positions])
 
 
 def block_rows(rows: Rows, layers: Sequence[Layer]) -> int:
@@ -63,53 +66,60 @@ def iter_batches(
     rows: Rows, size: int, layers: Sequence[Layer], *, shuffle: bool, seed: int, buffer: int | None, flatten: bool
 ) -> Iterator[Batch]:
     """Every row once, ``size`` at a time; see :meth:`featreg.stores.rows.Rows.batches`."""
-    waiting: Batch | None = None
-    for loaded in _buffers(rows, layers, shuffle=shuffle, seed=seed, buffer=buffer, flatten=flatten):
+    buffers = _buffers(rows, layers, shuffle=shuffle, seed=seed, buffer=buffer)
+    pieces: list[Batch] = []
+    for piece in _pieces(rows, size, buffers, layers, flatten):
+        pieces.append(piece)
+        if sum(map(len, pieces)) == size:
+            yield _joined(pieces)
+            pieces = []
+    if pieces:
+        yield _joined(pieces)
+
+
+def _pieces(
+    rows: Rows, size: int, buffers: Iterator[tuple[list[Span], Integers]], layers: Sequence[Layer], flatten: bool
+) -> Iterator[Batch]:
+    """The batches, cut where one buffer ends and the next begins; what is given out keeps no buffer in memory."""
+    missing = size
+    for spans, order in buffers:
+        loaded = _load(rows, spans, layers, flatten)
         start = 0
-        if waiting is not None:
-            start = min(size - len(waiting), len(loaded))
-            waiting = _joined(waiting, loaded.part(0, start))
-            if len(waiting) < size:
-                continue
-            yield waiting
-        whole = start + (len(loaded) - start) // size * size
-        for first in range(start, whole, size):
-            yield loaded.part(first, first + size)
-        waiting = loaded.part(whole, len(loaded)) if whole < len(loaded) else None
-    if waiting is not None:
-        yield waiting
+        while start < len(order):
+            taken = order[start : start + missing]
+            yield loaded.take(taken)
+            start += len(taken)
+            missing = missing - len(taken) or size
+        del loaded  # before the next one is loaded
 
 
 def _buffers(
-    rows: Rows, layers: Sequence[Layer], *, shuffle: bool, seed: int, buffer: int | None, flatten: bool
-) -> Iterator[Batch]:
-    """The rows in the order in which they go out, as many at a time as are held in memory."""
+    rows: Rows, layers: Sequence[Layer], *, shuffle: bool, seed: int, buffer: int | None
+) -> Iterator[tuple[list[Span], Integers]]:
+    """What is read at once, and in which order its rows go out."""
     block = block_rows(rows, layers)
     starts = np.arange(0, len(rows), block)
     generator = np.random.default_rng(seed)
     together = 1
     if shuffle:
         generator.shuffle(starts)
-        together = max((buffer or _fitting(rows, layers)) // block, 1)
-    for first in range(0, len(starts), together):
+        buffer = _fitting(rows, layers) if buffer is None else buffer
+        together = len(starts) if buffer >= len(rows) else max(buffer // block, 1)
+    for first in range(0, len(starts), max(together, 1)):
         spans = [(start, min(start + block, len(rows))) for start in starts[first : first + together].tolist()]
         count = sum(stop - start for start, stop in spans)
-        yield _load(rows, spans, layers, generator.permutation(count) if shuffle else np.arange(count), flatten)
+        yield spans, generator.permutation(count) if shuffle else np.arange(count)
 
 
-def _load(
-    rows: Rows, spans: Sequence[tuple[int, int]], layers: Sequence[Layer], places: Integers, flatten: bool
-) -> Batch:
-    """The rows of several spans, each at its place in the buffer."""
-    positions = np.empty(len(places), np.int64)
-    features = {layer: np.empty((len(places), *rows[layer].shape[1:]), rows[layer].dtype) for layer in layers}
+def _load(rows: Rows, spans: Sequence[Span], layers: Sequence[Layer], flatten: bool) -> Batch:
+    """The rows of several spans, one after the other."""
+    positions = np.concatenate([np.arange(start, stop) for start, stop in spans])
+    features = {layer: np.empty((len(positions), *rows[layer].shape[1:]), rows[layer].dtype) for layer in layers}
     read = 0
     for start, stop in spans:
-        here = places[read : read + stop - start]
-        read += stop - start
-        positions[here] = np.arange(start, stop)
         for layer, values in features.items():
-            values[here] = rows[layer][start:stop]
+            values[read : read + stop - start] = rows[layer][start:stop]
+        read += stop - start
     shaped = {layer: _shaped(values, flatten) for layer, values in features.items()}
     targets = rows.targets
     return Batch(rows.row_numbers(positions), shaped, None if targets is None else targets[positions])
@@ -121,12 +131,13 @@ def _fitting(rows: Rows, layers: Sequence[Layer]) -> int:
     return BUFFER_BYTES // max(weight, 1)
 
 
-def _joined(first: Batch, second: Batch) -> Batch:
-    features = {layer: np.concatenate([values, second[layer]]) for layer, values in first.features.items()}
-    targets = None
-    if first.targets is not None and second.targets is not None:
-        targets = np.concatenate([first.targets, second.targets])
-    return Batch(np.concatenate([first.rows, second.rows]), features, targets)
+def _joined(pieces: Sequence[Batch]) -> Batch:
+    if len(pieces) == 1:
+        return pieces[0]
+    features = {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in pieces[0].features}
+    targets = [piece.targets for piece in pieces if piece.targets is not None]
+    rows = np.concatenate([piece.rows for piece in pieces])
+    return Batch(rows, features, np.concatenate(targets) if targets else None)
 
 
 def _shaped(values: Values, flatten: bool) -> Values:

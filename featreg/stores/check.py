@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Literal, TypeAlias
 
 import attrs
 
 from featreg.errors import StoreDamagedError, StoreError
 from featreg.stores.frame import frame, says_the_same
+from featreg.stores.index import BLOCK_ROWS
 from featreg.stores.layout import (
     FINISHED,
     FORMAT,
     MANIFEST,
-    RECEIPTS,
     SAMPLES,
     STAGED,
-    WORKERS,
     Header,
-    IndexPart,
+    LayerRecord,
     Manifest,
     Pass,
     Receipt,
     Task,
     pass_name,
 )
-from featreg.stores.places import Place
+from featreg.stores.places import Place, read_errors
 from featreg.stores.receipts import count_passes, read_finish, read_header, read_pass, read_receipt
-from featreg.stores.tables import iter_samples
+from featreg.stores.records import evenly
+from featreg.stores.staging import is_superseded, is_whole, staged_shards
+from featreg.stores.strays import find_strays
+from featreg.stores.tables import Counts, made_samples, table_samples
 
 __all__ = ["Finding", "Kind", "examine", "intact_pass", "readable_manifest"]
 
-Kind: TypeAlias = Literal["damaged", "pending", "stray"]
+Kind: TypeAlias = Literal["damaged", "unreadable", "pending", "stray"]
+
+Waiting: TypeAlias = Mapping[tuple[int, int, str], str]
+"""The staged files, by the pass, the task, and the SHA-256 of what is in them."""
 
 
 @attrs.frozen
 class Finding:
     """What is not as it should be with a file of a store.
 
-    ``damaged`` is a file that is missing, torn or changed, ``pending`` what was not done yet, ``stray`` a file that
-    belongs to no store and changes nothing. ``task`` is the one whose rows a damage concerns.
+    ``damaged`` is a file that is missing, torn or changed, ``unreadable`` one that the file system does not give now,
+    and may give later, ``pending`` what was not done yet, ``stray`` a file that belongs to no store and changes
+    nothing. ``task`` is the one whose rows a damage concerns.
     """
 
     kind: Kind
@@ -54,35 +60,62 @@ def examine(place: Place) -> Iterator[Finding]:
 
     Raises StoreError where there is no store at all, or one of another layout.
     """
-    yield from _check_documents(place)
+    worst: set[Kind] = set()
+    for finding in _examine(place):
+        worst.add(finding.kind)
+        yield finding
     manifest = readable_manifest(place)
+    if manifest is not None and worst.isdisjoint({"damaged", "unreadable", "pending"}):
+        yield from _check_rows(place, manifest)
+
+
+def _examine(place: Place) -> Iterator[Finding]:
+    """What is wrong with each file by itself."""
+    manifest = readable_manifest(place)
+    finished = manifest is not None and _is_finished(place, manifest)
+    yield from _check_documents(place, finished=finished)
     if manifest is None:
         return
     for samples in manifest.index:
-        yield from _check_index(place, samples)
-    finished = _is_finished(place, manifest)
+        yield from _check_file(place, samples.name, samples.sha256, "its checksum is not that of the pass")
+    for fit in manifest.fits:
+        for name in (fit.name, fit.copy):
+            yield from _check_file(place, name, fit.sha256, "its checksum is not that of its name")
+    staged = () if finished else staged_shards(place)
+    waiting = {(shard.pass_number, shard.task_number, shard.sha256): shard.name for shard in staged}
     for part in manifest.passes:
         for task in part.iter_tasks():
-            yield from _check_task(place, manifest, part, task, finished)
-    yield from _check_frame(place, manifest)
+            yield from _check_task(place, manifest, part, task, finished=finished, waiting=waiting)
+    yield from _check_frame(place, manifest, finished=finished)
     yield from _check_finish(place, manifest)
-    yield from _find_strays(place, manifest)
+    for name in find_strays(place, manifest, finished=finished):
+        yield Finding("stray", name, "it belongs to no row and no document")
 
 
-def _check_documents(place: Place) -> Iterator[Finding]:
+def _check_documents(place: Place, *, finished: bool) -> Iterator[Finding]:
     try:
         read_header(place)
     except StoreError as error:
         if not count_passes(place):
             raise
-        yield Finding("damaged", MANIFEST, error.got or error.problem)
-    for number in range(count_passes(place)):
+        yield _found(MANIFEST, error)
+    count = count_passes(place)
+    for number in range(count):
         for copy in (False, True):
             name = pass_name(number, copy=copy)
             try:
                 read_pass(place, name)
             except StoreError as error:
-                yield Finding("damaged", name, error.got)
+                if copy and number == count - 1 and not finished and not place.exists(name):
+                    yield Finding("pending", name, "not written yet")  # who planned it may not have come so far
+                else:
+                    yield _found(name, error)
+
+
+def _found(name: str, error: StoreError, task: Task | None = None) -> Finding:
+    refused = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+    kind: Kind = "unreadable" if refused and not isinstance(error, StoreDamagedError) else "damaged"
+    return Finding(kind, name, error.got or error.problem, task)
 
 
 def readable_manifest(place: Place) -> Manifest | None:
@@ -106,12 +139,15 @@ def intact_pass(place: Place, number: int) -> Pass | None:
     return None
 
 
-def _check_index(place: Place, part: IndexPart) -> Iterator[Finding]:
+def _check_file(place: Place, name: str, expected: str, problem: str) -> Iterator[Finding]:
     try:
-        if place.sha256(part.name) != part.sha256:
-            yield Finding("damaged", part.name, "its checksum is not that of the pass")
+        with read_errors(place, name):
+            if place.sha256(name) != expected:
+                yield Finding("damaged", name, problem)
     except FileNotFoundError:
-        yield Finding("damaged", part.name, "missing")
+        yield Finding("damaged", name, "missing")
+    except StoreError as error:
+        yield _found(name, error)
 
 
 def _is_finished(place: Place, manifest: Manifest) -> bool:
@@ -121,11 +157,13 @@ def _is_finished(place: Place, manifest: Manifest) -> bool:
         return False
 
 
-def _check_task(place: Place, manifest: Manifest, part: Pass, task: Task, finished: bool) -> Iterator[Finding]:
+def _check_task(
+    place: Place, manifest: Manifest, part: Pass, task: Task, *, finished: bool, waiting: Waiting
+) -> Iterator[Finding]:
     try:
         receipt = read_receipt(place, task)
     except StoreError as error:
-        yield Finding("damaged", task.receipt, error.got, task)
+        yield _found(task.receipt, error, task)
         return
     if receipt is None:
         problem = "missing" if finished else "not done yet"
@@ -134,19 +172,44 @@ def _check_task(place: Place, manifest: Manifest, part: Pass, task: Task, finish
     if set(receipt.shards) != {layer.shard(task) for layer in part.layers} or not _rows_fit(receipt, task):
         yield Finding("damaged", task.receipt, "it does not fit its pass", task)
         return
+    if not _goes_on(place, manifest, part, task, receipt):
+        yield Finding("damaged", task.receipt, f"it goes on with other rows than are before it: {_rows(task)}", task)
+        return
     for layer in part.layers:
         name = layer.shard(task)
-        if any(place.exists(later.receipt) for later in manifest.later(task, layer.array)):
-            continue  # a later pass wrote this shard anew, with the rows of this one
-        yield from _check_shard(place, name, str(receipt.shards[name]), task)
+        staged = waiting.get((task.pass_number, task.number, receipt.shards[name]))
+        for finding in _check_shard(place, manifest, layer, task, receipt.shards[name]):
+            if staged is not None and is_whole(place, staged, receipt.shards[name]):
+                yield Finding("pending", name, f"it waits in {STAGED}/: {_rows(task)}", task)
+            else:
+                yield finding
 
 
-def _check_shard(place: Place, name: str, expected: str, task: Task) -> Iterator[Finding]:
+def _check_shard(place: Place, manifest: Manifest, layer: LayerRecord, task: Task, expected: str) -> Iterator[Finding]:
+    name = layer.shard(task)
     try:
-        if place.sha256(name) != expected:
-            yield Finding("damaged", name, f"its checksum is not that of the receipt: {_rows(task)}", task)
+        with read_errors(place, name):
+            if is_superseded(place, manifest, task, layer.array):
+                return  # a later pass wrote this shard anew, with the rows of this one
+            if place.sha256(name) != expected:
+                yield Finding("damaged", name, f"its checksum is not that of the receipt: {_rows(task)}", task)
     except FileNotFoundError:
         yield Finding("damaged", name, f"missing: {_rows(task)}", task)
+    except StoreError as error:
+        yield _found(name, error, task)
+
+
+def _goes_on(place: Place, manifest: Manifest, part: Pass, task: Task, receipt: Receipt) -> bool:
+    """Whether a task went on with the shards that the tasks before it had left, where their receipts can be read."""
+    for layer in part.layers:
+        before, name = manifest.begun(task, layer.array), layer.shard(task)
+        try:
+            earlier = None if before is None else read_receipt(place, before)
+        except StoreError:
+            continue
+        if earlier is not None and receipt.begun.get(name) != earlier.shards.get(name):
+            return False
+    return True
 
 
 def _rows(task: Task) -> str:
@@ -157,19 +220,28 @@ def _rows_fit(receipt: Receipt, task: Task) -> bool:
     return all(row.isdigit() and task.start <= int(row) < task.stop for row in receipt.errors)
 
 
-def _check_frame(place: Place, manifest: Manifest) -> Iterator[Finding]:
+def _check_frame(place: Place, manifest: Manifest, *, finished: bool) -> Iterator[Finding]:
+    planning = len(manifest.passes) > 1 and not finished  # who planned the last pass may not have come so far
+    before = frame(attrs.evolve(manifest, passes=manifest.passes[:-1])) if planning else {}
     for name, data in frame(manifest).items():
-        if not place.exists(name):
-            yield Finding("damaged", name, "missing")
-        elif not says_the_same(place.read(name), data):
-            yield Finding("damaged", name, "it does not describe the layers of the passes")
+        try:
+            with read_errors(place, name):
+                found = place.read(name)
+                if name in before and not says_the_same(found, data) and says_the_same(found, before[name]):
+                    yield Finding("pending", name, "the last pass is not in it yet")
+                elif not says_the_same(found, data):
+                    yield Finding("damaged", name, "it does not describe the layers of the passes")
+        except FileNotFoundError:
+            yield Finding("pending" if planning and name not in before else "damaged", name, "missing")
+        except StoreError as error:
+            yield _found(name, error)
 
 
 def _check_finish(place: Place, manifest: Manifest) -> Iterator[Finding]:
     try:
         finish = read_finish(place, manifest)
     except StoreError as error:
-        yield Finding("damaged", FINISHED, error.got)
+        yield _found(FINISHED, error)
         yield from _check_table(place, manifest)
         return
     if finish is None:
@@ -177,48 +249,28 @@ def _check_finish(place: Place, manifest: Manifest) -> Iterator[Finding]:
         yield from _check_table(place, manifest)
         return
     for name, expected in finish.files.items():
-        try:
-            if place.sha256(name) != expected:
-                yield Finding("damaged", name, f"its checksum is not that of {FINISHED}")
-        except FileNotFoundError:
-            yield Finding("damaged", name, "missing")
+        yield from _check_file(place, name, expected, f"its checksum is not that of {FINISHED}")
 
 
 def _check_table(place: Place, manifest: Manifest) -> Iterator[Finding]:
     """The sample table of a store that is not finished: it is of earlier passes, or was about to be finished."""
-    if place.exists(SAMPLES):
-        try:
-            for _ in iter_samples(place, manifest):
-                pass
-        except StoreDamagedError as error:
-            if error.problem.startswith(repr(SAMPLES)):
-                yield Finding("damaged", SAMPLES, error.got)
+    try:
+        for _ in table_samples(place, manifest) or ():
+            pass
+    except StoreError as error:
+        yield _found(SAMPLES, error)
 
 
-def _find_strays(place: Place, manifest: Manifest) -> Iterator[Finding]:
-    known = {MANIFEST, SAMPLES, FINISHED, *(part.name for part in manifest.index), *frame(manifest)}
-    known |= {pass_name(part.number, copy=copy) for part in manifest.passes for copy in (False, True)}
-    counted = list(_counted(manifest))
-    at_work = (f"{STAGED}/", f"{WORKERS}/") if not place.exists(FINISHED) else ()
-    for name in place.walk():
-        if name not in known and not name.startswith(at_work) and not any(_is_one_of(name, *some) for some in counted):
-            yield Finding("stray", name, "it belongs to no row and no document")
-
-
-def _counted(manifest: Manifest) -> Iterator[tuple[re.Pattern[str], int, int]]:
-    """What the receipts and the shards are called, and from which to before which number they go."""
-    for part in manifest.passes:
-        first = part.start // part.task_rows
-        receipts = re.compile(rf"{RECEIPTS}/{part.number:04d}/([0-9]{{8,}})\.json")
-        yield receipts, first, first + part.count
-        for layer in part.layers:
-            yield (
-                re.compile(rf"{re.escape(layer.array)}/c/([0-9]+){'/0' * len(layer.shape)}"),
-                first,
-                first + part.count,
-            )
-
-
-def _is_one_of(name: str, pattern: re.Pattern[str], first: int, last: int) -> bool:
-    match = pattern.fullmatch(name)
-    return match is not None and first <= int(match[1]) < last
+def _check_rows(place: Place, manifest: Manifest) -> Iterator[Finding]:
+    """Whether the sample table of a finished store says what its index and its receipts say, and is counted right."""
+    finish, said = read_finish(place, manifest), table_samples(place, manifest)
+    if finish is None or said is None:
+        return
+    counts = Counts()
+    for ours, theirs in zip_longest(evenly(made_samples(place, manifest), BLOCK_ROWS), evenly(said, BLOCK_ROWS)):
+        if ours is None or theirs is None or not ours.equals(theirs):
+            yield Finding("damaged", SAMPLES, "it does not say what the index and the receipts say")
+            return
+        counts.add(ours)
+    if finish != attrs.evolve(finish, rows=manifest.rows, ok=counts.ok, failed=counts.failed):
+        yield Finding("damaged", FINISHED, "it does not count the rows of the sample table")

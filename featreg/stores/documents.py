@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from featreg import serialize
 from featreg.errors import SpecError, StoreDamagedError
 
-__all__ = ["damaged", "parse", "seal", "unseal"]
+__all__ = ["damaged", "digest", "parse", "seal", "unseal"]
 
 T = TypeVar("T")
 
@@ -20,6 +20,11 @@ _SEAL = "sha256"
 def seal(value: Any) -> bytes:
     """A document as the bytes of its file: JSON, with the SHA-256 of its content as the last field."""
     return _sealed(serialize.to_dict(value))
+
+
+def digest(value: Any) -> str:
+    """The SHA-256 that is in a document: what other documents call it by."""
+    return _digest(serialize.to_dict(value))
 
 
 def unseal(kind: type[T], data: bytes, name: str) -> T:
@@ -51,5 +56,8 @@ def damaged(name: str, got: str, expected: str = "a document as featreg writes i
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return json.dumps({**content, _SEAL: digest}, indent=2).encode() + b"\n"
+    return json.dumps({**content, _SEAL: _digest(content)}, indent=2).encode() + b"\n"
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

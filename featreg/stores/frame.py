@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import warnings
@@ -38,14 +39,28 @@ def frame(manifest: Manifest) -> dict[str, bytes]:
     return {name: bytes(files[name].to_bytes()) for name in sorted(files)}
 
 
-def refresh_frame(place: Place, manifest: Manifest) -> None:
-    """Bring the metadata up to the rows of all passes, and the copies of these; what says the same stays as it is."""
+def refresh_frame(place: Place, manifest: Manifest) -> dict[str, str]:
+    """Bring the metadata up to the rows of all passes, and the copies of these; what says the same stays as it is.
+
+    Returns the SHA-256 of each file of the metadata.
+    """
     for part in manifest.passes:
         if not place.exists(pass_name(part.number, copy=True)):
             place.write(pass_name(part.number, copy=True), seal(part))
-    for name, data in frame(manifest).items():
-        if not place.exists(name) or not says_the_same(place.read(name), data):
-            place.write(name, data)
+    found = {name: _refreshed(place, name, data) for name, data in frame(manifest).items()}
+    return {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+
+
+def _refreshed(place: Place, name: str, expected: bytes) -> bytes:
+    """The content of a file that says what is expected, which is written where it does not."""
+    try:
+        found = place.read(name)
+    except FileNotFoundError:
+        found = b""
+    if says_the_same(found, expected):
+        return found
+    place.write(name, expected)
+    return expected
 
 
 def says_the_same(found: bytes, expected: bytes) -> bool:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from featreg.errors import SpecError
 from featreg.extras import data_extra
 from featreg.stores.documents import damaged
 from featreg.stores.layout import INDEX, IndexPart
@@ -57,7 +58,8 @@ class IndexRow(Protocol):
 def write_index(place: Place, number: int, start: int, samples: Iterable[IndexRow]) -> IndexPart:
     """Write the samples of the rows from ``start`` on; the name of the file tells its content.
 
-    Two workers that write the same samples write the same file, and others do not touch each other's.
+    Two workers that write the same samples write the same file, and others do not touch each other's. Raises SpecError
+    for a key or a URI that no file can hold.
     """
     with place.incoming() as incoming:
         stop = start
@@ -68,6 +70,7 @@ def write_index(place: Place, number: int, start: int, samples: Iterable[IndexRo
         content = incoming.sha256()
         name = f"{INDEX}/{number:04d}-{content[:16]}.parquet"
         incoming.publish(name)
+    pa.default_memory_pool().release_unused()  # what blocks took; the run that follows needs room for features
     return IndexPart(name, start, stop, content)
 
 
@@ -126,4 +129,9 @@ def _table(start: int, block: Sequence[IndexRow]) -> Any:
         "target": [sample.target for sample in block],
         "size": [sample.size for sample in block],
     }
-    return pa.table(columns, schema=SCHEMA)
+    try:
+        return pa.table(columns, schema=SCHEMA)
+    except UnicodeEncodeError as error:
+        raise SpecError(
+            "the key or the URI of a sample is no text", "Unicode without lone surrogates", repr(error.object)
+        ) from error

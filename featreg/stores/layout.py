@@ -8,6 +8,8 @@
       passes/0000.copy.json           the same once more, since nothing else could bring it back
       index/0000-1f2e3d4c5b6a7988.parquet  row, key, uri, target, size: frozen before the first row is computed
       C5/, pooled/, ...               one array per layer; a shard holds the rows of one task
+      fits/5f70….npz                  what the steps of a derived layer have learnt; named by its SHA-256
+      fits/5f70….copy.npz             the same once more
       receipts/0000/00000000.json     one per finished task: the errors of its rows, the SHA-256 of its shards
       staged/                         what is not in its place yet; gone from a finished store
       workers/                        who is at work: information only; gone from a finished store
@@ -19,17 +21,35 @@ A task's rows count once its receipt is there, whatever its shards look like: Za
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import attrs
 
-from featreg.spec import ExtractionRequest, FeatureInfo, Layer
-from featreg.stores.places import STAGED
+from featreg.spec import ExtractionRequest, Layer
+from featreg.stores.documents import digest
+from featreg.stores.names import (
+    FINISHED,
+    FITS,
+    FORMAT,
+    INDEX,
+    MANIFEST,
+    PASSES,
+    RECEIPTS,
+    SAMPLES,
+    STAGED,
+    WORKERS,
+    ZARR_JSON,
+    array_names,
+    chunk_rows,
+    pass_name,
+)
+from featreg.stores.parts import FitRecord, IndexPart, InputRecord, LayerRecord, SourceRecord, Task
 
 __all__ = [
     "FINISHED",
+    "FITS",
     "FORMAT",
     "INDEX",
     "MANIFEST",
@@ -40,8 +60,10 @@ __all__ = [
     "WORKERS",
     "ZARR_JSON",
     "Finish",
+    "FitRecord",
     "Header",
     "IndexPart",
+    "InputRecord",
     "LayerRecord",
     "Manifest",
     "Pass",
@@ -53,21 +75,6 @@ __all__ = [
     "pass_name",
 ]
 
-FORMAT = 2
-"""The version of this layout."""
-
-MANIFEST = "manifest.json"
-PASSES = "passes"
-INDEX = "index"
-RECEIPTS = "receipts"
-WORKERS = "workers"
-SAMPLES = "samples.parquet"
-FINISHED = "finished.json"
-ZARR_JSON = "zarr.json"
-
-CHUNK_BYTES = 2**20
-"""The size that the chunks inside a shard aim at: what one read of a few rows costs."""
-
 
 @attrs.frozen
 class Header:
@@ -78,71 +85,6 @@ class Header:
 
 
 @attrs.frozen
-class Task:
-    """A fixed range of rows, from ``start`` to before ``stop``: what one pass computes and commits at once.
-
-    ``number`` is that of its shards.
-    """
-
-    number: int
-    start: int
-    stop: int
-    pass_number: int = 0
-
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def receipt(self) -> str:
-        """The path of its receipt within the store."""
-        return f"{RECEIPTS}/{self.pass_number:04d}/{self.number:08d}.json"
-
-
-@attrs.frozen
-class LayerRecord:
-    """One layer: the key that was asked for, its array, and what is in it. ``shape`` is that of one row."""
-
-    key: Layer
-    array: str
-    info: FeatureInfo
-    shape: tuple[int, ...]
-    dtype: str
-
-    def shard(self, task: Task) -> str:
-        """The path of the shard with the rows of a task, within the store."""
-        return "/".join((self.array, "c", str(task.number), *("0" for _ in self.shape)))
-
-
-@attrs.frozen
-class SourceRecord:
-    """Where the samples came from; ``skipped`` and ``stray`` are those of :class:`~featreg.sources.Source`.
-
-    ``options`` and ``kind`` are what ``open_source(uri, kind=kind, **options)`` takes, if it is ``reopenable``;
-    ``limit`` is the number of samples that was asked for.
-    """
-
-    uri: str
-    kind: str
-    classes: tuple[str, ...] | None
-    skipped: int
-    stray: int = 0
-    options: Mapping[str, Any] = attrs.field(factory=dict)
-    reopenable: bool = False
-    limit: int | None = None
-
-
-@attrs.frozen
-class IndexPart:
-    """The samples of some rows, from ``start`` to before ``stop``, and the SHA-256 of the file that holds them."""
-
-    name: str
-    start: int
-    stop: int
-    sha256: str
-
-
-@attrs.frozen
 class Pass:
     """A set of layers over a range of rows, all of it fixed before the first row is computed.
 
@@ -150,6 +92,10 @@ class Pass:
     a UTC time, is not part of it. ``index`` is the part of the index that this pass brought along, None where the
     samples were there before. ``batch_size`` is what workers compute with unless they are told otherwise: it changes
     nothing beyond rounding, and with it a task has the same bytes whoever does it.
+
+    ``request`` is what the model is asked for: the layers that are kept, then those that only recipes take; ``inputs``
+    are all that recipes take. Where ``origin`` is ``"store"``, no model is asked: the layers are derived from those of
+    earlier passes, and the request is that of the first.
     """
 
     number: int
@@ -164,6 +110,13 @@ class Pass:
     featreg: str
     created: str
     batch_size: int = 32
+    origin: Literal["model", "store"] = "model"
+    inputs: tuple[InputRecord, ...] = ()
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of its document, which every receipt names."""
+        return digest(self)
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -171,15 +124,28 @@ class Pass:
         return tuple(layer.array for layer in self.layers)
 
     @property
+    def kept(self) -> tuple[Layer, ...]:
+        """The layers that are stored as the model gives them."""
+        return tuple(layer.key for layer in self.layers if layer.recipe is None)
+
+    def tasks_of(self, start: int, stop: int) -> Iterator[Task]:
+        """The tasks with some rows from ``start`` to before ``stop``."""
+        first, last = max(start, self.start), min(stop, self.stop)
+        if first < last:
+            base = self.start // self.task_rows
+            for number in range(first // self.task_rows, (last - 1) // self.task_rows + 1):
+                yield self.task(number - base)
+
+    @property
     def count(self) -> int:
         """How many tasks it has."""
         return 0 if self.stop == self.start else (self.stop - 1) // self.task_rows - self.start // self.task_rows + 1
 
-    def task(self, place: int) -> Task:
-        """The task at a place in the order of the rows."""
-        number = self.start // self.task_rows + place
+    def task(self, position: int) -> Task:
+        """The task at a position in the order of the rows."""
+        number = self.start // self.task_rows + position
         start, stop = number * self.task_rows, (number + 1) * self.task_rows
-        return Task(number, max(start, self.start), min(stop, self.stop), self.number)
+        return Task(number, max(start, self.start), min(stop, self.stop), self.number, self.sha256)
 
     def iter_tasks(self) -> Iterator[Task]:
         """The tasks one by one; together they cover every row of the pass once."""
@@ -227,10 +193,22 @@ class Manifest:
         """The layers of all passes."""
         return tuple({layer.array: layer for part in self.passes for layer in part.layers}.values())
 
+    def begun(self, task: Task, array: str) -> Task | None:
+        """The task of the latest earlier pass that wrote into the same shard of an array."""
+        for part in reversed(self.passes[: task.pass_number]):
+            if array in part.group and part.count and part.task(part.count - 1).number == task.number:
+                return part.task(part.count - 1)
+        return None
+
     @property
     def groups(self) -> dict[tuple[str, ...], Pass]:
         """The last pass of each group of layers."""
         return {part.group: part for part in self.passes}
+
+    @property
+    def fits(self) -> tuple[FitRecord, ...]:
+        """What the derived layers have learnt, each once."""
+        return tuple(dict.fromkeys(layer.fit for layer in self.layers if layer.fit is not None))
 
     @property
     def index(self) -> tuple[IndexPart, ...]:
@@ -260,13 +238,19 @@ class Manifest:
 
 @attrs.frozen
 class Receipt:
-    """The proof that a task is done: which of its rows failed and why, and the SHA-256 of each of its shard files."""
+    """The proof that a task is done: which of its rows failed and why, and the SHA-256 of each of its shard files.
 
+    ``plan`` is the SHA-256 of the pass that it belongs to. ``begun`` gives the SHA-256 of shards that earlier passes
+    had begun, as this task found them and went on with them.
+    """
+
+    plan: str
     task: int
     start: int
     stop: int
-    errors: Mapping[str, Any]
-    shards: Mapping[str, Any]
+    errors: Mapping[str, str]
+    shards: Mapping[str, str]
+    begun: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -280,35 +264,4 @@ class Finish:
     rows: int
     ok: int
     failed: int
-    files: Mapping[str, Any]
-
-
-def pass_name(number: int, *, copy: bool = False) -> str:
-    """The path of a pass within the store, or of its copy: the one document that nothing else could bring back."""
-    return f"{PASSES}/{number:04d}{'.copy' if copy else ''}.json"
-
-
-def array_names(layers: Sequence[Layer], taken: Sequence[str] = ()) -> dict[Layer, str]:
-    """A folder name for each layer: safe on every file system, readable, and different even where case is ignored.
-
-    ``taken`` are the names of the arrays that are there already.
-    """
-    names: dict[Layer, str] = {}
-    own = (MANIFEST, PASSES, INDEX, SAMPLES, FINISHED, RECEIPTS, STAGED, WORKERS, ZARR_JSON)
-    used = {name.casefold() for name in (*own, *taken)}
-    for layer in layers:
-        text = f"index_{layer}" if isinstance(layer, int) else layer
-        base = name = re.sub(r"[^A-Za-z0-9._-]|^[._]+", "-", text)[:100].rstrip(".")
-        number = 1
-        while name.casefold() in used:
-            number += 1
-            name = f"{base}-{number}"
-        used.add(name.casefold())
-        names[layer] = name
-    return names
-
-
-def chunk_rows(task_rows: int, row_bytes: int) -> int:
-    """The most rows that divide a shard evenly and stay within :data:`CHUNK_BYTES`; at least one."""
-    fitting = (rows for rows in range(1, task_rows + 1) if task_rows % rows == 0 and rows * row_bytes <= CHUNK_BYTES)
-    return max(fitting, default=1)
+    files: Mapping[str, str]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from featreg.errors import SpecError
 from featreg.extras import extra
 from featreg.stores.array import LayerArray
 from featreg.stores.npy import array_name
@@ -28,11 +29,14 @@ def dataset(rows: Rows) -> xarray.Dataset:
     variables = {array_name(rows, layer): _variable(rows, layer) for layer in rows.layers}
     coordinates: dict[str, Any] = {
         "row": rows.row_numbers(np.arange(len(rows))),
-        "key": ("row", np.array(rows.keys, dtype=np.str_)),
+        "key": ("row", np.array(rows.keys, dtype=object)),  # as wide as the longest one, all of them would be
         "status": ("row", rows.status),
     }
     if rows.targets is not None:
         coordinates["target"] = ("row", rows.targets)
+    taken = sorted(coordinates.keys() & variables.keys())
+    if taken:
+        raise SpecError(f"layers are called as coordinates are: {taken}", "other names", remedy="memmap, or batches")
     request = rows.manifest.request
     return xarray.Dataset(variables, coordinates, {"model": request.model, "weights": str(request.weights)})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -12,11 +11,12 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from featreg import serialize
 from featreg.errors import StoreError, StoreExistsError
 from featreg.spec import Layer
 from featreg.stores.batches import block_rows
 from featreg.stores.disk import aside_name, sync_file, sync_folder
+from featreg.stores.places import LocalPlace
+from featreg.stores.receipts import read_receipts
 from featreg.stores.records import has_status
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def memory_map(rows: Rows, layer: Layer, path: str | os.PathLike[str] | None) ->
     array = rows[layer]
     check_finished(rows)
     if path is None:
-        place = _beside(rows, layer)
+        target = _beside(rows, layer)
     elif os.path.lexists(path):
         raise StoreExistsError(
             f"the path of the array is taken: {str(path)!r}",
@@ -72,30 +72,44 @@ def memory_map(rows: Rows, layer: Layer, path: str | os.PathLike[str] | None) ->
             remedy=f"numpy.load({os.fspath(path)!r}, mmap_mode='r') opens an array that is there already",
         )
     else:
-        place = Path(path)
-    if not place.exists():
-        _write(place, rows, layer)
-    return np.asanyarray(np.load(place, mmap_mode="r" if math.prod(array.shape) else None))
+        target = Path(path)
+    if not target.exists():
+        _write(target, rows, layer)
+    return np.asanyarray(np.load(target, mmap_mode="r" if math.prod(array.shape) else None))
 
 
-def _write(place: Path, rows: Rows, layer: Layer) -> None:
-    array, aside = rows[layer], place.with_name(aside_name(place.name))
+def _write(target: Path, rows: Rows, layer: Layer) -> None:
+    array, aside = rows[layer], target.with_name(aside_name(target.name))
     try:
         with open(aside, "xb") as file:
             write_npy(file, array.shape, array.dtype, layer_blocks(rows, layer))
         sync_file(aside)
-        os.replace(aside, place)
-        sync_folder(place.parent)
+        os.replace(aside, target)
+        sync_folder(target.parent)
     except OSError as error:
         got = f"{type(error).__name__}: {error}"
-        raise StoreError(f"the array {str(place)!r} cannot be written", got=got) from error
+        raise StoreError(f"the array {str(target)!r} cannot be written", got=got) from error
     finally:
         aside.unlink(missing_ok=True)
 
 
 def _beside(rows: Rows, layer: Layer) -> Path:
-    """A name beside the store that other rows, or the same rows done again, would not have."""
-    digest = hashlib.sha256(json.dumps(serialize.to_dict(rows.manifest)).encode())
-    digest.update(has_status(rows, "ok").tobytes() + rows.row_numbers(np.arange(len(rows))).tobytes())
+    """A name beside the store that other rows, or the same rows with other features, would not have."""
+    rows.identity.check()
     name = array_name(rows, layer)
+    digest = hashlib.sha256()
+    for shard in _shards(rows, name):
+        digest.update(shard.encode())
+    digest.update(rows.row_numbers(np.arange(len(rows))).tobytes())
     return rows.path.with_name(f"{rows.path.name}.{name}.{digest.hexdigest()[:16]}.npy")
+
+
+def _shards(rows: Rows, array: str) -> Iterator[str]:
+    """The names and the SHA-256 of the shards that hold the rows, pass by pass, as their receipts give them."""
+    numbers, place = rows.row_numbers(np.arange(len(rows))), LocalPlace(rows.path)
+    for part in rows.manifest.passes:
+        for layer in (layer for layer in part.layers if layer.array == array):
+            tasks = [task for task in part.iter_tasks() if np.diff(np.searchsorted(numbers, [task.start, task.stop]))]
+            for task, receipt in zip(tasks, read_receipts(place, tasks), strict=True):
+                if receipt is not None:
+                    yield f"{layer.shard(task)} {receipt.shards[layer.shard(task)]}\n"

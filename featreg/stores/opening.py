@@ -19,15 +19,14 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter is a drive; pathli
 def place_at(path: str | os.PathLike[str]) -> Place:
     """Where a store is, or would be: a resolved path, or a URL that fsspec opens.
 
-    Raises SpecError for what is no path, StoreError for one that cannot be, and CapabilityError for a file system
-    without exclusive creation.
+    Raises SpecError for what is no path, and StoreError for one that cannot be.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
         raise SpecError("the path of a store is not a path", "a string or a pathlib.Path", repr(path)[:80])
     if not text or "\0" in text:
         raise StoreError("the path of a store is empty or holds a NUL", "the path of a folder, or a URL", repr(text))
-    if text.startswith("file://"):
+    if text.startswith(("file://", "local://")):  # fsspec knows both
         text = url2pathname(urlsplit(text).path)
     if not _URL.match(text):
         return LocalPlace(Path(os.path.realpath(text)))

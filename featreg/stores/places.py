@@ -7,21 +7,22 @@ writers win, :meth:`Place.move` replaces a file whole, and a name is there for e
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
-import tempfile
+import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from featreg.errors import FeatregError, StoreDeniedError, StoreError, StoreFullError
-from featreg.stores.disk import aside_name, link, make_folder, sync_file, sync_folder, write_aside
+from featreg.stores.disk import aside_name, link, make_folder, sync_folder, write_aside
+from featreg.stores.oserrors import read_errors, write_errors
 
-__all__ = ["STAGED", "Incoming", "LocalPlace", "Place", "write_errors"]
+__all__ = ["STAGED", "Incoming", "LocalPlace", "Place", "read_errors", "write_errors"]
+
+T = TypeVar("T")
 
 STAGED = "staged"
 """The folder for all that is not in its place yet; whatever a killed process leaves behind lies there."""
@@ -67,6 +68,10 @@ class Place(ABC):
     def names(self, folder: str) -> list[str]:
         """The names of what lies directly in a folder, sorted; none where there is no folder."""
 
+    def iter_names(self, folder: str) -> Iterator[str]:
+        """The same names one by one, in no order: there may be millions."""
+        return iter(self.names(folder))
+
     @abstractmethod
     def walk(self) -> Iterator[str]:
         """The name of every file, in no order."""
@@ -85,11 +90,25 @@ class Place(ABC):
 
     @abstractmethod
     def remove_folder(self, folder: str) -> None:
-        """Delete a folder with all that is in it, if it is there."""
+        """Delete a folder, if it is there and nothing is in it."""
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes | OSError]:
+        """The content of several files in order, or why one cannot be read."""
+        return map(self._read_or_error, names)
+
+    def _read_or_error(self, name: str) -> bytes | OSError:
+        try:
+            return self.read(name)
+        except OSError as error:
+            return error
 
     def exists(self, name: str) -> bool:
         """Whether a file is there."""
         return self.size(name) is not None
+
+    def stamp(self, name: str) -> object:
+        """What differs once a file was replaced by another, None where there is none; cheap where that can be."""
+        return self.sha256(name) if self.exists(name) else None
 
     def is_taken(self) -> bool:
         """Whether anything at all is there."""
@@ -161,13 +180,19 @@ class LocalPlace(Place):
         sync_folder((self.root / target).parent)
 
     def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.root / name)
+            sync_folder((self.root / name).parent)
 
     def names(self, folder: str) -> list[str]:
+        return sorted(self.iter_names(folder))
+
+    def iter_names(self, folder: str) -> Iterator[str]:
         try:
-            return sorted(os.listdir(self.root / folder))
-        except FileNotFoundError:
-            return []
+            with os.scandir(self.root / folder) as entries:
+                yield from (entry.name for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return
 
     def walk(self) -> Iterator[str]:
         for folder, _, files in os.walk(self.root):
@@ -176,41 +201,58 @@ class LocalPlace(Place):
 
     def size(self, name: str) -> int | None:
         try:
-            return os.stat(f"{self.root}/{name}").st_size
+            found = os.stat(f"{self.root}/{name}")
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def stamp(self, name: str) -> object:
+        try:
+            found = os.stat(self.root / name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
     def zarr_store(self) -> str:
         return str(self.root)
 
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
-        folder = self._staged()
-        descriptor, path = tempfile.mkstemp(prefix=".", dir=folder)
-        try:
-            with os.fdopen(descriptor, "w+b") as file:
-                yield _LocalIncoming(file, Path(path), self.root)
-        finally:
-            Path(path).unlink(missing_ok=True)
+        with self._new_staged() as file:
+            try:
+                yield _LocalIncoming(file, self)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
-        shutil.rmtree(self.root / folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.root / folder).rmdir()
 
     def free_bytes(self) -> int | None:
         return shutil.disk_usage(self.root).free
 
     def _put(self, name: str, data: bytes, into: Any) -> None:
-        """Write aside, make it last, and hand it over; anew where the folder for it was tidied away meanwhile."""
+        """Write aside, make it last, and hand it over; anew where somebody has tidied it away meanwhile."""
         path = self.root / name
-        for attempt in range(_ATTEMPTS):
+
+        def put() -> None:
+            make_folder(path.parent)
+            write_aside(self._staged() / aside_name(path.name), data, path, into)
+
+        self._persist(put)
+
+    def _new_staged(self) -> IO[bytes]:
+        return self._persist(lambda: open(self._staged() / aside_name("file"), "xb+"))
+
+    def _persist(self, attempt: Callable[[], T]) -> T:
+        """Try again where a file that is on its way, or its folder, was tidied away by somebody who finished."""
+        for _ in range(_ATTEMPTS - 1):
             try:
-                make_folder(path.parent)
-                aside = self._staged() / aside_name(path.name)
-                write_aside(aside, data, path, into)
-                return
+                return attempt()
             except FileNotFoundError:
-                if attempt + 1 == _ATTEMPTS or not self.root.is_dir():
+                if not self.root.is_dir():
                     raise
+        return attempt()
 
     def _staged(self) -> Path:
         folder = self.root / STAGED
@@ -219,44 +261,28 @@ class LocalPlace(Place):
 
 
 class _LocalIncoming(Incoming):
-    def __init__(self, file: IO[bytes], path: Path, root: Path) -> None:
+    def __init__(self, file: IO[bytes], place: LocalPlace) -> None:
         super().__init__(file)
-        self._path = path
-        self._root = root
+        self._place = place
 
     def publish(self, name: str) -> None:
+        target = self._place.root / name
         self.file.flush()
-        sync_file(self._path)
-        os.chmod(self._path, 0o666 & ~_umask())  # a temporary file is its owner's alone
-        target = self._root / name
+        os.fsync(self.file.fileno())
         make_folder(target.parent)
-        os.replace(self._path, target)
+        try:
+            os.replace(self.file.name, target)
+        except FileNotFoundError:  # somebody who finished has tidied it away; what is open can still be read
+            self._place._persist(lambda: self._copy(target))
         sync_folder(target.parent)
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-@contextmanager
-def write_errors(place: Place) -> Iterator[None]:
-    """Around what writes to a store: what the file system says, as an error of featreg."""
-    try:
-        yield
-    except FeatregError:
-        raise
-    except OSError as error:
-        raise _write_error(place, error) from error
-
-
-def _write_error(place: Place, error: OSError) -> StoreError:
-    problem, got = f"the store {place.uri!r} cannot be written", f"{type(error).__name__}: {error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFullError(
-            problem, "room for the features", got, remedy="make room and run it again: what is finished is kept"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreDeniedError(problem, "a folder that may be written to", got, remedy="another path, or its rights")
-    return StoreError(problem, got=got)
+    def _copy(self, target: Path) -> None:
+        self.file.seek(0)
+        with self._place._new_staged() as copy:
+            shutil.copyfileobj(self.file, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        try:
+            os.replace(copy.name, target)
+        finally:
+            Path(copy.name).unlink(missing_ok=True)

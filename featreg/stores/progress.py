@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import socket
 from typing import Any
 
 import attrs
 
 from featreg.errors import StoreError
-from featreg.stores.layout import WORKERS, Manifest, Task
+from featreg.stores.layout import WORKERS, Manifest
 from featreg.stores.places import Place
-from featreg.stores.receipts import finished_tasks, read_finish, read_receipt
+from featreg.stores.receipts import finished_tasks, read_finish, try_receipts
 
-__all__ = ["Progress", "Worker", "progress", "workers"]
+__all__ = ["SILENT", "Progress", "Worker", "at_work", "progress", "workers"]
+
+SILENT = 300.0
+"""Seconds after which a worker of another machine that says nothing is taken for dead: it speaks after each task."""
 
 
 @attrs.frozen
@@ -35,7 +41,9 @@ class Progress:
 
 @attrs.frozen
 class Worker:
-    """What a worker says of itself, for information only. Times are in seconds since 1970, by the clock of its machine.
+    """What a worker says of itself; no other worker goes by it.
+
+    Times are in seconds since 1970, by the clock of its machine.
 
     ``rows`` counts what it has done, ``rate`` are its rows per second.
     """
@@ -57,23 +65,18 @@ def progress(place: Place, manifest: Manifest) -> Progress:
     done = failed = damaged = 0
     for part in manifest.passes:
         there = finished_tasks(place, part)
-        for task in part.iter_tasks():
-            if task.number in there:
-                try:
-                    failed += _failed(place, task)
-                    done += task.rows
-                except StoreError:
-                    damaged += 1
+        tasks = itertools.tee(task for task in part.iter_tasks() if task.number in there)
+        for task, receipt in zip(tasks[0], try_receipts(place, tasks[1]), strict=True):
+            if isinstance(receipt, StoreError):
+                damaged += 1
+            elif receipt is not None:
+                done += task.rows
+                failed += len(receipt.errors)
     try:
         finished = read_finish(place, manifest) is not None
     except StoreError:
         finished = False
     return Progress(rows, done, failed, damaged, finished)
-
-
-def _failed(place: Place, task: Task) -> int:
-    receipt = read_receipt(place, task)
-    return 0 if receipt is None else len(receipt.errors)
 
 
 def workers(place: Place) -> list[Worker]:
@@ -86,3 +89,20 @@ def workers(place: Place) -> list[Worker]:
         except (OSError, ValueError, TypeError):  # gone, or half of it: it is information only
             continue
     return found
+
+
+def at_work(place: Place, now: float) -> list[Worker]:
+    """The workers that seem to be alive ``now``, in seconds since 1970: processes of this machine, and recent signs."""
+    return [worker for worker in workers(place) if _is_alive(worker, now)]
+
+
+def _is_alive(worker: Worker, now: float) -> bool:
+    if worker.host != socket.gethostname() or os.name != "posix":
+        return abs(now - worker.updated) < SILENT
+    try:
+        os.kill(worker.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # there, and somebody else's
+        return True
+    return True

@@ -12,17 +12,21 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
+from featreg.derived import FittedRecipe
 from featreg.errors import CapabilityError, LayerError, StoreDamagedError, near_matches
 from featreg.extras import data_extra
 from featreg.spec import FeatureInfo, Layer
 from featreg.stores.array import LayerArray
-from featreg.stores.layout import LayerRecord, Manifest, Task
+from featreg.stores.fits import read_fit
+from featreg.stores.guard import GuardedStore
+from featreg.stores.identity import Identity
+from featreg.stores.layout import LayerRecord, Manifest
 from featreg.stores.opening import place_at
+from featreg.stores.pending import Pending
 from featreg.stores.places import LocalPlace, Place
-from featreg.stores.receipts import finished_tasks, read_finish, read_manifest
+from featreg.stores.receipts import read_finish, read_manifest
 from featreg.stores.rows import Rows
-from featreg.stores.staging import staged_shards
-from featreg.stores.tables import Counts, iter_samples
+from featreg.stores.tables import Counts, iter_samples, made_samples
 
 with data_extra():
     import pyarrow
@@ -32,10 +36,10 @@ __all__ = ["FeatureStore", "Summary", "open_store"]
 
 
 def open_store(path: str | os.PathLike[str]) -> FeatureStore:
-    """Open the features in a folder or at a URL, finished or not; no feature is read yet.
+    """Open the features in a folder or at a URL, finished or not; no feature is read or looked for yet.
 
-    Raises SpecError for what is no path, and StoreError where there is no store, where its documents are damaged, where
-    shards of finished rows are missing, or where another version wrote it.
+    Raises SpecError for what is no path, and StoreError where there is no store, where its documents are damaged, or
+    where another version wrote it.
     """
     return FeatureStore(path)
 
@@ -70,6 +74,10 @@ class FeatureStore(Rows):
     ``store["C5"]`` is a lazy :class:`~featreg.stores.LayerArray` of (rows, ...), which is read when it is indexed as in
     NumPy: ``store["C5"][store.status == "ok"]``. A layer is found by the key it was asked for, or by its level, head or
     native name. ``len(store)`` counts rows; a row that failed or is pending holds NaN, and ``status`` tells which.
+
+    What was pending at opening stays pending here, though workers go on: open the store again to see what they did.
+    ``pending`` has the tasks of these rows. Whatever reads raises StoreError where the path holds another store by now,
+    and where rows that are done are lost.
     """
 
     __iter__: ClassVar[None] = None  # neither rows nor layers: say store.keys or store.layers
@@ -83,12 +91,16 @@ class FeatureStore(Rows):
         done_before: int | None = None,
     ) -> None:
         self.place = path if isinstance(path, Place) else place_at(path)
+        self.identity = Identity(self.place)
         self.manifest: Manifest = read_manifest(self.place)
         self._records = {record.key: record for record in self.manifest.layers}
         self._run = seconds, done, done_before
-        self._arrays = {record.key: self._array(record) for record in self.manifest.layers}
         self._finish = read_finish(self.place, self.manifest)
-        self._unplaced = _check_shards(self.place, self.manifest, finished=self._finish is not None)
+        finished = self._finish is not None
+        self.pending = Pending(self.place, self.manifest, finished=finished)
+        guarded = GuardedStore(self.place, self.manifest, self.pending, finished=finished)
+        self._arrays = {record.key: self._array(guarded, record) for record in self.manifest.layers}
+        self.identity.check()
 
     @property
     def path(self) -> Path:
@@ -117,12 +129,27 @@ class FeatureStore(Rows):
         """The names of the targets; None where the source has none."""
         return self.manifest.source.classes
 
+    def fitted(self, layer: Layer) -> FittedRecipe:
+        """What a derived layer has learnt: its recipe, with the means and components of its steps.
+
+        Raises LayerError for a layer that learnt nothing, StoreDamagedError for a damaged file.
+        """
+        record = self._find(layer)
+        if record.fit is None:
+            raise LayerError(f"{layer!r} has learnt nothing", "a derived layer with a step that learns", repr(layer))
+        return read_fit(self.place, record.fit)
+
     def iter_samples(self) -> Iterator[Any]:
         """The sample table a block at a time, as Arrow tables: row, key, uri, target, status, error.
 
         Raises StoreDamagedError where the index, a receipt or the table is damaged.
         """
-        return iter_samples(self.place, self.manifest, self._unplaced)
+        self.identity.check()
+        if self._finish is not None:
+            yield from iter_samples(self.place, self.manifest)
+        else:  # the table may be there by now, and say more than was known at opening
+            yield from made_samples(self.place, self.manifest, self.pending)
+        self.identity.check()
 
     @functools.cached_property
     def samples(self) -> Any:
@@ -136,7 +163,7 @@ class FeatureStore(Rows):
 
     @functools.cached_property
     def targets(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
-        """The class of every row, as a place in :attr:`classes`; None where the source has none."""
+        """The class of every row, as an index into :attr:`classes`; None where the source has none."""
         column = self._column("target")
         return None if column.null_count else column.to_numpy().astype(np.int64)
 
@@ -202,6 +229,8 @@ class FeatureStore(Rows):
         return f"FeatureStore({self.uri!r}, {{{shapes}}}{state})"
 
     def _find(self, key: object) -> LayerRecord:
+        if isinstance(key, np.integer):
+            key = int(key)
         if isinstance(key, str | int) and not isinstance(key, bool):
             if key in self._records:
                 return self._records[key]
@@ -214,9 +243,9 @@ class FeatureStore(Rows):
             f"no layer {key!r} in this store", f"one of {list(self._records)}", repr(key), near_matches(str(key), names)
         )
 
-    def _array(self, record: LayerRecord) -> LayerArray:
+    def _array(self, store: GuardedStore, record: LayerRecord) -> LayerArray:
         try:
-            array = zarr.open_array(self.place.zarr_store(), path=record.array, mode="r", zarr_format=3)
+            array = zarr.open_array(store, path=record.array, mode="r", zarr_format=3)
         except Exception as error:  # whatever Zarr makes of a folder that is not what it was
             got = f"{type(error).__name__}: {error}"
             raise StoreDamagedError(f"the array of {record.key!r} is damaged or missing", got=got) from error
@@ -228,42 +257,4 @@ class FeatureStore(Rows):
                 f"{array.shape} of {array.dtype}",
                 remedy="featreg repair STORE",
             )
-        return LayerArray(array, record.key, self.uri)
-
-
-def _check_shards(place: Place, manifest: Manifest, *, finished: bool) -> frozenset[Task]:
-    """Raise StoreError where a shard of a finished task is gone or empty: Zarr would read it as NaN, without a word.
-
-    Gives the tasks whose shards are still on the way to their places, in a store that is being written.
-    """
-    done = [None if finished else finished_tasks(place, part) for part in manifest.passes]
-    lost = set(place.lost(name for name, _, _ in _shards(manifest, done)))
-    if not lost:
-        return frozenset()
-    waiting = {} if finished else _waiting(place, manifest, done, lost)
-    lost = set(place.lost(name for name in lost if name not in waiting))  # the others may have come in the meantime
-    for name, layer, task in _shards(manifest, done):
-        if name in lost:
-            raise StoreDamagedError(
-                f"{len(lost)} shard files of the store {place.uri!r} are missing or empty",
-                f"{name!r}, rows {task.start} to {task.stop - 1} of {layer.key!r}",
-                "nothing there",
-                remedy="featreg repair STORE, then featreg worker STORE",
-            )
-    return frozenset(waiting.values())
-
-
-def _waiting(place: Place, manifest: Manifest, done: list[set[int] | None], lost: set[str]) -> dict[str, Task]:
-    """The lost shards of tasks for which something is staged."""
-    staged = {(shard.pass_number, shard.task_number) for shard in staged_shards(place)}
-    shards = ((name, task) for name, _, task in _shards(manifest, done) if name in lost)
-    return {name: task for name, task in shards if (task.pass_number, task.number) in staged}
-
-
-def _shards(manifest: Manifest, done: list[set[int] | None]) -> Iterator[tuple[str, LayerRecord, Task]]:
-    """The shards of the finished tasks, all of them where ``done`` is None."""
-    for part, numbers in zip(manifest.passes, done, strict=True):
-        for task in part.iter_tasks():
-            if numbers is None or task.number in numbers:
-                for layer in part.layers:
-                    yield layer.shard(task), layer, task
+        return LayerArray(array, record.key, self.uri, self.identity)

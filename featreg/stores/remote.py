@@ -6,6 +6,7 @@ import inspect
 import posixpath
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
@@ -16,24 +17,22 @@ from featreg.stores.places import Incoming, Place
 __all__ = ["FsspecPlace"]
 
 
+AT_ONCE = 16
+"""How many files are asked for at once: one after the other, each costs the way there and back."""
+
+
 class FsspecPlace(Place):
     """A folder of a file system behind fsspec, whose writes appear whole, as those of every object store do.
 
-    Raises CapabilityError for a file system that cannot create a file exclusively: there nothing could tell which of
-    two workers was the first.
+    A file system that cannot create a file exclusively is for reading: nothing could tell which of two workers was the
+    first, so that whatever writes raises CapabilityError.
     """
 
     def __init__(self, url: str, filesystem: Any = None) -> None:
         self.uri = url.rstrip("/")
         self._fs, self._root = (filesystem, self.uri) if filesystem is not None else _opened(self.uri)
         self._is_local = _is_local(self._fs)
-        if not self._is_local and not _creates(self._fs):
-            raise CapabilityError(
-                f"{self.uri!r} cannot hold a store that is written to: its file system creates no file exclusively",
-                "a local or shared folder, or an object store whose fsspec has pipe_file(mode='create')",
-                type(self._fs).__name__,
-                remedy="extract to a local folder and copy it there",
-            )
+        self._is_writable = self._is_local or _creates(self._fs)
 
     def read(self, name: str) -> bytes:
         content: bytes = self._fs.cat_file(self._path(name))
@@ -43,11 +42,17 @@ class FsspecPlace(Place):
         file: IO[bytes] = self._fs.open(self._path(name), "rb")
         return file
 
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes | OSError]:
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="featreg-read") as pool:
+            yield from pool.map(self._read_or_error, names)
+
     def write(self, name: str, data: bytes) -> None:
+        self._check_writable()
         self._make_folder(name)
         self._fs.pipe_file(self._path(name), data)
 
     def create(self, name: str, data: bytes) -> None:
+        self._check_writable()
         self._make_folder(name)
         if self._is_local:  # its pipe_file looks first and writes then
             with self._fs.open(self._path(name), "xb") as file:
@@ -56,10 +61,15 @@ class FsspecPlace(Place):
             self._fs.pipe_file(self._path(name), data, mode="create")
 
     def move(self, source: str, target: str) -> None:
+        self._check_writable()
         self._make_folder(target)
         if not self.exists(source):
             raise FileNotFoundError(f"there is no {source}")
-        self._fs.mv(self._path(source), self._path(target))
+        if self._is_local:
+            self._fs.mv(self._path(source), self._path(target))
+        else:  # its mv takes ? * [ in a path for patterns
+            self._fs.cp_file(self._path(source), self._path(target))
+            self._fs.rm_file(self._path(source))
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -69,7 +79,7 @@ class FsspecPlace(Place):
         self._fs.invalidate_cache()
         try:
             found = self._fs.ls(self._path(folder), detail=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(posixpath.basename(path.rstrip("/")) for path in found)
 
@@ -85,6 +95,12 @@ class FsspecPlace(Place):
         except FileNotFoundError:
             return None
         return int(entry["size"]) if entry["type"] == "file" else None
+
+    def stamp(self, name: str) -> object:
+        self._fs.invalidate_cache()
+        with suppress(FileNotFoundError):
+            return self._fs.checksum(self._path(name))
+        return None
 
     def lost(self, names: Iterable[str]) -> Iterator[str]:
         """One listing for each array in place of one question for each shard."""
@@ -105,12 +121,14 @@ class FsspecPlace(Place):
 
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
+        self._check_writable()
         with tempfile.NamedTemporaryFile() as file:
             yield _Upload(file, self)
 
     def remove_folder(self, folder: str) -> None:
-        with suppress(FileNotFoundError):
-            self._fs.rm(self._path(folder), recursive=True)
+        if self._is_local:  # others have no folders, or none that matter
+            with suppress(OSError):
+                self._fs.rmdir(self._path(folder))
 
     def upload(self, local: str, name: str) -> None:
         """Put a local file here."""
@@ -119,6 +137,15 @@ class FsspecPlace(Place):
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
+
+    def _check_writable(self) -> None:
+        if not self._is_writable:
+            raise CapabilityError(
+                f"{self.uri!r} cannot hold a store that is written to: its file system creates no file exclusively",
+                "a local or shared folder, or an object store whose fsspec has pipe_file(mode='create')",
+                type(self._fs).__name__,
+                remedy="extract to a local folder and copy it there",
+            )
 
     def _make_folder(self, name: str) -> None:
         if self._is_local:  # others have no folders, or none that need to be made

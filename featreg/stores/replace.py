@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from featreg.errors import StoreError, StoreExistsError
-from featreg.stores.disk import aside_name, sync_folder
-from featreg.stores.layout import FINISHED, INDEX, MANIFEST, PASSES, RECEIPTS, SAMPLES, STAGED, WORKERS, ZARR_JSON
+from featreg.stores.disk import aside_name, exchange, sync_folder
+from featreg.stores.names import OWN_NAMES
 from featreg.stores.opening import place_at
 from featreg.stores.places import LocalPlace, Place
 from featreg.stores.receipts import read_manifest
@@ -82,8 +82,12 @@ def replacement(place: Place, *, overwrite: bool) -> Iterator[Place]:
 
 def move_in(aside: Path, root: Path, *, overwrite: bool) -> None:
     """Put a finished folder where :func:`check_free` allowed it; what was there comes back unless that succeeds."""
+    if overwrite and os.path.lexists(root) and exchange(aside, root):
+        sync_folder(root.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+        return
     old = temporary_name(root)
-    if overwrite and os.path.lexists(root):
+    if overwrite and os.path.lexists(root):  # here a kill leaves both stores hidden: read_header says so
         os.rename(root, old)
     try:
         os.rename(aside, root)
@@ -109,7 +113,6 @@ def _foreign(place: LocalPlace) -> str:
         manifest = read_manifest(place)
     except StoreError as error:
         return error.problem
-    own = (MANIFEST, PASSES, INDEX, SAMPLES, FINISHED, RECEIPTS, STAGED, WORKERS, ZARR_JSON)
-    known = {*own, *(layer.array for layer in manifest.layers)}
+    known = {*OWN_NAMES, *(layer.array for layer in manifest.layers)}
     others = [name for name in found if name not in known]
     return f"a store that also holds {', '.join(map(repr, others[:5]))}" if others else ""

@@ -13,6 +13,7 @@ import numpy as np
 from featreg.errors import SpecError
 from featreg.spec import FeatureInfo, Layer
 from featreg.stores.batches import Batch, iter_batches, read_batch
+from featreg.stores.identity import Identity
 from featreg.stores.layout import Manifest
 from featreg.stores.sampling import reservoir
 
@@ -34,6 +35,7 @@ class Rows(ABC):
     """
 
     manifest: Manifest
+    identity: Identity
 
     @property
     @abstractmethod
@@ -106,7 +108,8 @@ class Rows(ABC):
         """The rows that a mask or a list of row positions selects, and that have a status; nothing is read.
 
         The view has the same attributes and methods; its rows stay in the order of the store, each once. Raises
-        IndexError for a position that is out of range, and SpecError for a status that there is not.
+        IndexError for a position that is out of range, and SpecError for what are no positions and for a status that
+        there is not.
 
         >>> store.where(status="ok").batches(256, shuffle=True)
         >>> store.where(store.targets == 3)["C5"]
@@ -125,6 +128,7 @@ class Rows(ABC):
         of one layer, several, or all. ``flatten`` gives (n, D) per layer. Raises LayerError and SpecError.
         """
         check_count("n", n)
+        check_seed(seed)
         layers = as_layers(self, layer)
         return read_batch(self, reservoir(len(self), n, seed), layers, flatten=flatten)
 
@@ -143,19 +147,21 @@ class Rows(ABC):
         With ``shuffle`` whole shards are read in a random order, and the rows mixed within a buffer of ``buffer`` rows
         (by default as many as 256 MiB hold, and never less than one shard): a buffer of all rows is a full shuffle. The
         order depends on the seed, the buffer and the shards; another seed for each epoch gives another order. At most
-        one buffer is held in memory. Raises LayerError and SpecError, before the first batch.
+        one buffer is held in memory, beside a few batches and a shard as it is read. Raises LayerError and SpecError,
+        before the first batch.
         """
         check_count("size", size)
+        check_seed(seed)
         if buffer is not None:
             check_count("buffer", buffer)
         asked = as_layers(self, layers)
         return iter_batches(self, size, asked, shuffle=shuffle, seed=seed, buffer=buffer, flatten=flatten)
 
     def to_xarray(self) -> xarray.Dataset:
-        """A dataset with a lazy variable per layer and the coordinates key, status and target; nothing is read.
+        """A dataset with a lazy variable per layer and the coordinates key, status and target; no feature is read.
 
         Needs the extra ``featreg[xarray]``; ``.chunk(row=1024)`` of it makes dask arrays. Raises
-        MissingDependencyError.
+        MissingDependencyError, and SpecError for a layer whose array is called as a coordinate is.
         """
         from featreg.stores.lazy import dataset
 
@@ -176,9 +182,9 @@ class Rows(ABC):
     def memmap(self, layer: Layer, path: str | os.PathLike[str] | None = None) -> np.ndarray[Any, Any]:
         """One layer as a memory-mapped ``.npy`` file, read-only, which is made by streaming if it is not there yet.
 
-        Without a path the file lies beside the store; its name holds a digest of what the rows are, so that it is found
-        again for as long as they stay the same. Raises StoreError where rows are pending or the file cannot be written,
-        and StoreExistsError where ``path`` is taken.
+        Without a path the file lies beside the store; its name holds a digest of its rows and of the shards that they
+        are in, so that it is found again for as long as they stay the same. Raises StoreError where rows are pending or
+        the file cannot be written, and StoreExistsError where ``path`` is taken.
         """
         from featreg.stores.npy import memory_map
 
@@ -186,13 +192,14 @@ class Rows(ABC):
 
 
 def as_layers(rows: Rows, layers: Layer | Sequence[Layer] | None) -> tuple[Layer, ...]:
-    """One layer, several or (None) all, as they were asked for; raises LayerError for one that there is not."""
+    """One layer, several or (None) all, by the names they were asked for.
+
+    Raises LayerError for one that there is not, and SpecError for none and for one that comes twice, by any name.
+    """
     if layers is None:
         return rows.layers
-    asked = (layers,) if isinstance(layers, str | int) else tuple(layers)
-    for layer in asked:
-        rows[layer]
-    if not asked or len(set(asked)) < len(asked):
+    asked = (layers,) if isinstance(layers, str | int | np.integer) else tuple(layers)
+    if not asked or len({rows[layer].key for layer in asked}) < len(asked):
         raise SpecError("the layers to read are none, or one of them twice", "each layer once", repr(asked))
     return asked
 
@@ -201,3 +208,9 @@ def check_count(name: str, value: int) -> None:
     """Raise SpecError for what is no number of rows."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise SpecError(f"{name} is out of range", "a whole number of at least 1", repr(value))
+
+
+def check_seed(seed: int) -> None:
+    """Raise SpecError for what is no seed."""
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        raise SpecError("seed is out of range", "a whole number of at least 0", repr(seed))

@@ -24,7 +24,7 @@ def reservoir(count: int, n: int, seed: int) -> Integers:
     generator = np.random.default_rng(seed)
     for start in range(n, count, DRAWS):
         rows = np.arange(start, min(start + DRAWS, count))
-        places = generator.integers(0, rows + 1)
-        taken = places < n
-        chosen[places[taken]] = rows[taken]  # of those that take one place, the last stays
+        drawn = generator.integers(0, rows + 1)
+        taken = drawn < n
+        chosen[drawn[taken]] = rows[taken]  # of those that draw one number, the last stays
     return np.sort(chosen)

@@ -9,20 +9,22 @@ from collections.abc import Collection, Iterator
 
 import attrs
 
-from featreg.stores.documents import damaged
-from featreg.stores.layout import STAGED, WORKERS, Manifest, Task
+from featreg.errors import StoreDamagedError
+from featreg.stores.layout import STAGED, WORKERS, Manifest, Receipt, Task
 from featreg.stores.places import Place
-from featreg.stores.receipts import read_manifest, read_receipt
+from featreg.stores.receipts import count_passes, read_manifest, read_receipt
 
 __all__ = [
     "StagedShard",
-    "check_shard",
     "clear_staged",
+    "is_superseded",
     "is_whole",
     "move_if_there",
     "place_staged",
     "stage",
     "staged_shards",
+    "task_of",
+    "whole_receipt",
 ]
 
 _NAME = re.compile(r"([0-9]{4,})-([0-9]{8,})-([0-9]+)-([0-9a-f]{64})-[0-9a-f]{16}")
@@ -67,41 +69,65 @@ def place_staged(place: Place, names: Collection[str] | None = None) -> None:
     manifest = read_manifest(place) if staged else None
     for shard in staged:
         assert manifest is not None
-        task = _task(manifest, shard)
-        receipt = None if task is None else read_receipt(place, task)
+        task = task_of(manifest, shard)
+        receipt = None if task is None else whole_receipt(place, task)
         if task is None or receipt is None or not (names is None or shard.name in names):
             continue
         layer = manifest.passes[task.pass_number].layers[shard.layer]
         target = layer.shard(task)
-        superseded = any(read_receipt(place, later) for later in manifest.later(task, layer.array))
-        wanted = not superseded and receipt.shards.get(target) == shard.sha256
+        wanted = receipt.shards.get(target) == shard.sha256 and not is_superseded(place, manifest, task, layer.array)
         if wanted and is_whole(place, shard.name, shard.sha256) and not is_whole(place, target, shard.sha256):
             move_if_there(place, shard.name, target)
         else:
             place.remove(shard.name)
 
 
-def move_if_there(place: Place, source: str, target: str) -> None:
-    """Move a staged file to its place; somebody who finished for us may have done it."""
+def move_if_there(place: Place, source: str, target: str) -> bool:
+    """Move a staged file to its place; False where it is not there: somebody else has moved it, or deleted it."""
     try:
         place.move(source, target)
     except FileNotFoundError:
         if place.exists(source):
             raise
+        return False
+    return True
 
 
-def clear_staged(place: Place) -> None:
-    """Delete whatever killed workers left; only where every task has its receipt and nothing waits to be moved."""
+def clear_staged(place: Place, passes: int) -> None:
+    """Delete whatever killed workers left of a finished store with so many passes.
+
+    A pass that was planned meanwhile may have staged something already: so what there is is listed first, then the
+    passes are counted, and nothing that came later is touched.
+    """
+    names = [f"{folder}/{name}" for folder in (STAGED, WORKERS) for name in place.names(folder)]
+    if count_passes(place) != passes:
+        return
+    for name in names:
+        place.remove(name)
     for folder in (STAGED, WORKERS):
         place.remove_folder(folder)
 
 
-def _task(manifest: Manifest, shard: StagedShard) -> Task | None:
+def is_superseded(place: Place, manifest: Manifest, task: Task, array: str) -> bool:
+    """Whether a later pass has written the shard of a task anew, with its rows."""
+    return any(place.exists(later.receipt) for later in manifest.later(task, array))
+
+
+def whole_receipt(place: Place, task: Task) -> Receipt | None:
+    """The receipt of a task, unless it is torn: where there are no hard links, it may be half written yet."""
+    try:
+        return read_receipt(place, task)
+    except StoreDamagedError:
+        return None
+
+
+def task_of(manifest: Manifest, shard: StagedShard) -> Task | None:
+    """The task that a staged shard is of; None where the store has no such task."""
     if shard.pass_number >= len(manifest.passes):
         return None
     part = manifest.passes[shard.pass_number]
-    place = shard.task_number - part.start // part.task_rows
-    return part.task(place) if 0 <= place < part.count and shard.layer < len(part.layers) else None
+    position = shard.task_number - part.start // part.task_rows
+    return part.task(position) if 0 <= position < part.count and shard.layer < len(part.layers) else None
 
 
 def is_whole(place: Place, name: str, sha256: str) -> bool:
@@ -110,9 +136,3 @@ def is_whole(place: Place, name: str, sha256: str) -> bool:
         return place.sha256(name) == sha256
     except FileNotFoundError:
         return False
-
-
-def check_shard(place: Place, name: str, data: bytes, expected: str) -> None:
-    """Raise StoreDamagedError unless the bytes of a shard are those that its receipt names."""
-    if hashlib.sha256(data).hexdigest() != expected:
-        raise damaged(name, "another checksum", "the content that its receipt names")

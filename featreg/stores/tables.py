@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ with data_extra():
 pa: Any = pyarrow  # a compiled module without types
 pq: Any = pyarrow.parquet
 
-__all__ = ["Counts", "iter_samples", "made_samples", "write_samples"]
+__all__ = ["Counts", "iter_samples", "made_samples", "table_samples", "write_samples"]
 
 _STATUS = pa.array(["ok", "error", "pending"])
 _PASSES = b"featreg.passes"
@@ -44,31 +44,42 @@ class Counts:
         self.pending += found.get("pending", 0)
 
 
-def iter_samples(place: Place, manifest: Manifest, unplaced: Collection[Task] = ()) -> Iterator[Any]:
+def iter_samples(place: Place, manifest: Manifest) -> Iterator[Any]:
     """The sample table of a store in blocks: the file where it covers all passes, else made from the receipts.
 
     Raises StoreDamagedError.
     """
-    if place.exists(SAMPLES):
-        file = _open(place)
-        if _covers(file, manifest):
-            try:
-                for group in range(file.num_row_groups):
-                    yield file.read_row_group(group)
-            except (OSError, pa.ArrowException) as error:
-                raise _damaged_table(error) from error
-            return
-    yield from made_samples(place, manifest, unplaced)
+    found = table_samples(place, manifest)
+    yield from made_samples(place, manifest) if found is None else found
 
 
-def made_samples(place: Place, manifest: Manifest, unplaced: Collection[Task] = ()) -> Iterator[Any]:
+def table_samples(place: Place, manifest: Manifest) -> Iterator[Any] | None:
+    """What is in ``samples.parquet`` in blocks, None where it is not there or of other passes.
+
+    Raises StoreDamagedError.
+    """
+    if not place.exists(SAMPLES):
+        return None
+    file = _open(place)
+    return _groups(file) if _covers(file, manifest) else None
+
+
+def _groups(file: Any) -> Iterator[Any]:
+    try:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged_table(error) from error
+
+
+def made_samples(place: Place, manifest: Manifest, pending: Container[Task] = ()) -> Iterator[Any]:
     """The sample table from the index and the receipts; rows without a receipt of every pass are pending.
 
-    The rows of ``unplaced`` tasks are pending as well. The error of a row is that of its first pass with one.
+    The rows of ``pending`` tasks are pending as well. The error of a row is that of its first pass with one.
     """
     ledger = Ledger(place)
     for block in Index(place, manifest.index).blocks():
-        yield _judged(block, ledger, manifest, unplaced)
+        yield _judged(block, ledger, manifest, pending)
 
 
 def write_samples(place: Place, manifest: Manifest) -> tuple[Counts, str]:
@@ -92,23 +103,23 @@ def write_samples(place: Place, manifest: Manifest) -> tuple[Counts, str]:
     return counts, content
 
 
-def _judged(block: Any, ledger: Ledger, manifest: Manifest, unplaced: Collection[Task]) -> Any:
+def _judged(block: Any, ledger: Ledger, manifest: Manifest, pending: Container[Task]) -> Any:
     """A block of the index with the status and the error of its rows."""
     first, count = block["row"][0].as_py(), block.num_rows
-    status, errors = np.zeros(count, np.int64), [None] * count
-    covered = np.zeros(count, np.int64)
+    status, covered = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    errors: list[str | None] = [None] * count
     for part in manifest.passes:
         for task, receipt in ledger.over(part, first, first + count):
             rows = slice(max(task.start - first, 0), task.stop - first)
             covered[rows] += 1
-            if receipt is None or task in unplaced:
+            if receipt is None or task in pending:
                 status[rows] = 2
                 continue
             for row, message in receipt.errors.items():
-                place = int(row) - first
-                if 0 <= place < count:
-                    status[place] = max(status[place], 1)
-                    errors[place] = errors[place] or message
+                position = int(row) - first
+                if 0 <= position < count:
+                    status[position] = max(status[position], 1)
+                    errors[position] = errors[position] or message
     status[covered < len(manifest.groups)] = 2
     columns = [block[name] for name in ("row", "key", "uri", "target")]
     return pa.table([*columns, _STATUS.take(pa.array(status)), pa.array(errors, pa.string())], schema=_SCHEMA)

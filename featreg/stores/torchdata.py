@@ -12,6 +12,7 @@ import numpy as np
 
 from featreg.extras import extra
 from featreg.spec import Layer
+from featreg.stores.identity import Identity
 from featreg.stores.rows import Rows, as_layers
 from featreg.stores.views import StoreView
 
@@ -21,11 +22,11 @@ __all__ = ["torch_dataset"]
 def torch_dataset(rows: Rows, layers: Layer | Sequence[Layer] | None) -> Any:
     """The dataset behind :meth:`featreg.stores.rows.Rows.to_torch`."""
     numbers = rows.rows if isinstance(rows, StoreView) else None
-    return _dataset_class()(rows.uri, numbers, layers, rows)
+    return _dataset_class()(rows.uri, numbers, layers, rows.identity, rows)
 
 
-def _reopen(uri: str, numbers: Any, layers: Any) -> Any:
-    return _dataset_class()(uri, numbers, layers, None)
+def _reopen(uri: str, numbers: Any, layers: Any, identity: Identity) -> Any:
+    return _dataset_class()(uri, numbers, layers, identity, None)
 
 
 @functools.cache
@@ -37,47 +38,50 @@ def _dataset_class() -> Any:
     class FeatureDataset(torch.utils.data.Dataset):  # type: ignore[name-defined, misc]  # torch is no dependency
         """Rows of a store by position; every process that reads has a store of its own."""
 
-        def __init__(self, uri: str, numbers: Any, layers: Any, rows: Rows | None) -> None:
+        def __init__(self, uri: str, numbers: Any, layers: Any, identity: Identity, rows: Rows | None) -> None:
             self.uri, self.numbers, self.layers = uri, numbers, layers
-            self._rows, self._process = rows, os.getpid()
+            self._identity, self._rows, self._process = identity, rows, os.getpid()
 
         def __reduce__(self) -> Any:
-            return _reopen, (self.uri, self.numbers, self.layers)
+            return _reopen, (self.uri, self.numbers, self.layers, self._identity)
 
         @property
         def rows(self) -> Rows:
             """The rows, reopened where this is another process than the one that opened them."""
             if self._rows is None or self._process != os.getpid():
-                self._rows, self._process = _open(self.uri, self.numbers), os.getpid()
+                self._rows, self._process = _open(self.uri, self.numbers, self._identity), os.getpid()
             return self._rows
 
         def __len__(self) -> int:
             return len(self.rows)
 
         def __getitem__(self, position: int) -> dict[str, Any]:
-            if not -len(self) <= position < len(self):
-                raise IndexError(f"row {position} is out of range: there are {len(self)} rows")
-            item: dict[str, Any] = self.__getitems__([position % len(self)])[0]
+            item: dict[str, Any] = self.__getitems__([position])[0]
             return item
 
         def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
             """Several rows, read at once: what a DataLoader asks for a batch."""
-            places, rows = np.asarray(positions, np.int64), self.rows
-            features = {layer: torch.from_numpy(rows[layer][places]) for layer in as_layers(rows, self.layers)}
-            single = isinstance(self.layers, str | int)
+            rows, count = self.rows, len(self)
+            asked = np.asarray(positions, np.int64)
+            for position in asked[(asked < -count) | (asked >= count)].tolist():
+                raise IndexError(f"row {position} is out of range: there are {count} rows")
+            asked = np.where(asked < 0, asked + count, asked)
+            features = {layer: torch.from_numpy(rows[layer][asked]) for layer in as_layers(rows, self.layers)}
+            single = isinstance(self.layers, str | int | np.integer)
             items = []
-            for number, row in enumerate(rows.row_numbers(places).tolist()):
+            for number, row in enumerate(rows.row_numbers(asked).tolist()):
                 found = {layer: values[number] for layer, values in features.items()}
                 items.append({"features": found[self.layers] if single else found, "row": row})
                 if rows.targets is not None:
-                    items[-1]["target"] = int(rows.targets[places[number]])
+                    items[-1]["target"] = int(rows.targets[asked[number]])
             return items
 
     return FeatureDataset
 
 
-def _open(uri: str, numbers: Any) -> Rows:
+def _open(uri: str, numbers: Any, identity: Identity) -> Rows:
     from featreg.stores.reader import open_store
 
     store = open_store(uri)
+    identity.check()
     return store if numbers is None else store.where(numbers)

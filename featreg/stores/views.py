@@ -45,8 +45,12 @@ def view_of(rows: Rows, selected: Any, status: str | None) -> StoreView:
 def _positions(selected: Any) -> Values:
     """What NumPy takes as an index of rows: a mask or positions, also where there are none."""
     found = np.asarray(selected)
-    if found.dtype != bool and found.dtype.kind not in "iu" and found.size:
-        raise SpecError("rows are selected by a mask or by positions", "booleans or whole numbers", str(found.dtype))
+    if (found.dtype != bool and found.dtype.kind not in "iu" and found.size) or found.ndim > 1:
+        raise SpecError(
+            "rows are selected by a mask or by positions",
+            "booleans or whole numbers along one axis",
+            f"{found.dtype} of {found.shape}",
+        )
     return found if found.dtype == bool else found.astype(np.int64)
 
 
@@ -61,6 +65,7 @@ class StoreView(Rows):
     def __init__(self, base: Rows, positions: Integers) -> None:
         self.base = base
         self.manifest = base.manifest
+        self.identity = base.identity
         self._positions = positions
 
     @property

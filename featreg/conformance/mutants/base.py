@@ -97,6 +97,12 @@ class DoubleExtractor(BackendExtractor):
     def flatten(self, array: Array) -> Array:
         return self.inner.flatten(array)
 
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return self.inner.is_out_of_memory(error)
+
+    def free_memory(self) -> None:
+        self.inner.free_memory()
+
     def measure(self, height: int, width: int) -> tuple[FeatureInfo, ...]:
         return self.inner.measure(height, width)
 

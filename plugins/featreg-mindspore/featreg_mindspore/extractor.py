@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,9 @@ from featreg_mindspore.taps import Tap, arrange, collect
 from featreg_mindspore.trace import Source
 
 __all__ = ["MindsporeExtractor", "find_places", "find_taps"]
+
+_OUT_OF_MEMORY = re.compile(r"Allocate (device )?memory failed|Memory not enough|Out of memory", re.IGNORECASE)
+"""How the message of a RuntimeError begins where memory fails."""
 
 
 class MindsporeExtractor(BackendExtractor):
@@ -48,6 +52,11 @@ class MindsporeExtractor(BackendExtractor):
             images = normalize(_as_numpy(batch), self.info.preprocess)
             size = (int(images.shape[2]), int(images.shape[3]))
             return collect(self._network, self.taps, images, lambda tap, array: arrange(tap, array, size))
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and _OUT_OF_MEMORY.match(str(error)) is not None
+        )
 
     def measure(self, height: int, width: int) -> tuple[FeatureInfo, ...]:
         if all(info.rounding != "measured" for info in self.features):

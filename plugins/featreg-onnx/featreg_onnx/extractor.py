@@ -45,6 +45,9 @@ class OnnxExtractor(BackendExtractor):
         taken = zip(self._places, self._described, strict=True)
         return [self._arrange(tensors[place.name], place, found, size) for place, found in taken]
 
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, MemoryError) or "Failed to allocate memory" in str(error)
+
     def measure(self, height: int, width: int) -> tuple[FeatureInfo, ...]:
         return tuple(self._survey.describe(place, (height, width)).feature for place in self._places)
 

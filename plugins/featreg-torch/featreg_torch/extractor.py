@@ -19,6 +19,9 @@ __all__ = ["TorchExtractor"]
 _SIZES = 4096
 """How many input sizes an extractor remembers the shapes of."""
 
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+"""What a plain RuntimeError says where memory fails: of the CPU's allocator, of CUDA's own, of cuBLAS or cuDNN."""
+
 
 class TorchExtractor(BackendExtractor):
     """Runs a tapped network in evaluation mode, without a graph unless ``grad`` is set, outside of any autocast."""
@@ -82,10 +85,26 @@ class TorchExtractor(BackendExtractor):
                 stack.enter_context(self._device)
             yield
 
+    def to_device(self, batch: Array) -> torch.Tensor:
+        images = _dense(batch) if isinstance(batch, torch.Tensor) else torch.from_numpy(_writable(batch))
+        return images.to(self._device, non_blocking=True)
+
+    def synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+            isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+        )
+
+    def free_memory(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def prepare(self, batch: Array) -> torch.Tensor:
         """A batch on the device in the network's number format; uint8 RGB is normalised there."""
-        images = _dense(batch) if isinstance(batch, torch.Tensor) else torch.from_numpy(_writable(batch))
-        images = images.to(self._device, non_blocking=True)
+        images = self.to_device(batch)
         if images.dtype != torch.uint8:
             return images.to(self._dtype)
         preprocess = self.info.preprocess

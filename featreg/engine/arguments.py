@@ -1,0 +1,93 @@
+"""Checks of what a caller of :func:`featreg.extract` says, and what it stands for."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+
+from featreg.engine import run
+from featreg.errors import SpecError, near_matches
+from featreg.extractor import Extractor
+from featreg.sources import Source, open_source
+from featreg.sources.uris import file_name, file_uri, suffix
+from featreg.stores import FeatureStore
+from featreg.stores.writer import StoreWriter
+
+__all__ = ["ENGINES", "check_counts", "engine_named", "opened_for", "preopened", "raises_errors", "run_of", "share"]
+
+ENGINES = ("local", "ray")
+
+_RUN = ("batch_size", "num_workers", "part", "on_error", "max_error_rate", "progress", "metrics")
+"""The arguments of a run that goes on with a store, or adds to one."""
+
+Complete: TypeAlias = Callable[[StoreWriter, run.Work, run.Run], FeatureStore]
+
+
+def engine_named(name: str, *, num_gpus: float | None, num_workers: int | None, address: str | None) -> Complete:
+    """What completes a store; raises SpecError, and MissingDependencyError for Ray where it is not installed."""
+    if name not in ENGINES:
+        matches = near_matches(str(name), ENGINES)
+        raise SpecError(f"there is no engine {name!r}", " or ".join(map(repr, ENGINES)), repr(name), matches)
+    if name == "ray":
+        from featreg.engine import ray
+
+        return functools.partial(ray.complete, num_gpus=num_gpus, num_workers=num_workers, address=address)
+    if num_gpus is not None or address is not None:
+        raise SpecError("num_gpus and address are those of Ray", "engine='ray', or neither of them", "engine='local'")
+    return run.complete
+
+
+def preopened(source: Source | str | os.PathLike[str]) -> Source:
+    """A source as its path tells; of a .txt file the model tells whether it lists images or holds texts.
+
+    Raises as :func:`~featreg.sources.open_source`: a path that is missing is said before a model is opened.
+    """
+    return open_source(source, kind="text" if _is_text_file(source) else None)
+
+
+def opened_for(source: Source | str | os.PathLike[str], found: Source, extractor: Extractor) -> Source:
+    """What :func:`preopened` found, or the list of images that a .txt file is for a model that takes images."""
+    return open_source(source) if _is_text_file(source) and not extractor.takes_text else found
+
+
+def _is_text_file(source: Any) -> bool:
+    """Whether a path ends with .txt and is no pattern."""
+    return isinstance(source, str | os.PathLike) and suffix(file_name(file_uri(source))) == ".txt"
+
+
+def run_of(fields: Mapping[str, Any], names: Collection[str] = _RUN) -> run.Run:
+    """How a run on a store that is there goes about it; raises SpecError for an argument that it has not."""
+    unknown = sorted(set(fields) - set(names))
+    if unknown:
+        matches = near_matches(unknown[0], names)
+        raise SpecError(f"no such argument: {', '.join(unknown)}", f"some of {', '.join(names)}", matches=matches)
+    check_counts(batch_size=fields.get("batch_size"), num_workers=fields.get("num_workers"))
+    share(fields.get("max_error_rate"))
+    asked = {name: value for name, value in fields.items() if name != "on_error"}
+    return attrs.evolve(run.Run(**asked), raise_errors=raises_errors(fields.get("on_error", "record")))
+
+
+def raises_errors(on_error: Any) -> bool:
+    """Whether the first sample that fails stops the run; raises SpecError."""
+    if on_error not in ("record", "raise"):
+        raise SpecError(f"on_error is {on_error!r}", "'record' or 'raise'", repr(on_error))
+    return bool(on_error == "raise")
+
+
+def share(rate: Any) -> float | None:
+    """A share of all rows, or None; raises SpecError."""
+    if rate is None or (isinstance(rate, int | float) and not isinstance(rate, bool) and 0 <= rate <= 1):
+        return rate
+    raise SpecError("max_error_rate is out of range", "a share from 0 to 1", repr(rate))
+
+
+def check_counts(batch_size: Any = None, **counts: Any) -> None:
+    """Raise SpecError for what is no number of things; a batch size may be ``"auto"``."""
+    sizes = {} if batch_size == "auto" else {"batch_size": batch_size}
+    for name, count in {**sizes, **counts}.items():
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise SpecError(f"{name} is out of range", "a whole number of at least 1", repr(count))
