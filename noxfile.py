@@ -182,7 +182,7 @@ def specs(session: nox.Session) -> None:
     """Write the JSON Schemas of specs/ anew."""
     session.install("--constraint", "constraints.txt", ".[data]")
     session.run("python", "-m", "featreg.schema", "specs")
-    session.run("python", "-m", "featreg.engine.config", "specs")
+    session.run("python", "-m", "featreg.engine.runfile.config", "specs")
 
 
 @nox.session

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from featreg.stores import disk, places
+from featreg.stores.places import disk
+from featreg.stores.places import place as places
 
 __all__ = ["MOMENTS", "die_at", "stall_at"]
 

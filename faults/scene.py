@@ -18,7 +18,7 @@ import featreg.engine
 import featreg.stores.check
 from faults.processes import run
 from featreg.cli.main import cli
-from featreg.engine import plan
+from featreg.engine.planning import plan
 
 __all__ = ["Scene", "Verdict", "compare", "content"]
 

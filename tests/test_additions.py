@@ -8,7 +8,7 @@ import pytest
 import featreg
 from featreg.engine.additions import add_layers, append
 from featreg.engine.arguments import run_of
-from featreg.engine.newcomers import KnownKeys
+from featreg.engine.planning.newcomers import KnownKeys
 from featreg.engine.resume import work
 from featreg.errors import SpecError
 from featreg.sources import Sample

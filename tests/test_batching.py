@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import featreg
-from featreg.engine import batching, plan
-from featreg.engine.batching import Batching, choose_batch_size, settle_batch_size
-from featreg.engine.stages import Stages
+from featreg.engine.loop import batching
+from featreg.engine.loop.batching import Batching, choose_batch_size, settle_batch_size
+from featreg.engine.loop.stages import Stages
+from featreg.engine.planning import plan
 from featreg.errors import BackendError, OutOfMemoryError
 from featreg.reference import backend as reference
 from featreg.sources import Sample, Source

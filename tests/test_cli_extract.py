@@ -158,7 +158,7 @@ def test_ctrl_c_leaves_a_store_that_opens_and_says_so(tmp_path, monkeypatch):
         return read(self, sample)
 
     monkeypatch.setattr(FolderSource, "read", interrupted)
-    monkeypatch.setattr("featreg.engine.plan.TASK_BYTES", 4 * 8 * 32 * 32 * 4)
+    monkeypatch.setattr("featreg.engine.planning.plan.TASK_BYTES", 4 * 8 * 32 * 32 * 4)
     result = tinynet(tmp_path / "s", "--layer", "C1", "--batch-size", "2", "--json")
     assert result.exit_code == 130
     assert f"the store {tmp_path / 's'} can be opened; 4 of its 12 rows are finished" in result.stderr
@@ -326,7 +326,7 @@ def featreg_command(*arguments):
 @pytest.fixture
 def unfinished(tmp_path, monkeypatch):
     """A store of twelve rows, of which four are done."""
-    monkeypatch.setattr("featreg.engine.plan.TASK_BYTES", 4 * 8 * 32 * 32 * 4)
+    monkeypatch.setattr("featreg.engine.planning.plan.TASK_BYTES", 4 * 8 * 32 * 32 * 4)
     read = FolderSource.read
 
     def interrupted(self, sample):

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 import featreg
 from featreg.cli.extract import extract
 from featreg.cli.main import cli
-from featreg.engine.choices import LayerChoice
-from featreg.engine.config import config_schema, load_config, save_config, to_plain, write_schema
-from featreg.engine.launch import arguments, check_config
-from featreg.engine.plainyaml import dump, load
-from featreg.engine.runconfig import RunConfig
+from featreg.engine.runfile.choices import LayerChoice
+from featreg.engine.runfile.config import config_schema, load_config, save_config, to_plain, write_schema
+from featreg.engine.runfile.launch import arguments, check_config
+from featreg.engine.runfile.plainyaml import dump, load
+from featreg.engine.runfile.runconfig import RunConfig
 from featreg.errors import LayerError, SpecError
 from featreg.pool import Pool
 from featreg.recipe import Recipe
@@ -47,7 +47,7 @@ def file(tmp_path, text):
 def test_the_schema_is_current(tmp_path):
     write_schema(tmp_path)
     assert (tmp_path / "run-file.schema.json").read_text() == (ROOT / "specs/run-file.schema.json").read_text(), (
-        "run: python -m featreg.engine.config specs/"
+        "run: python -m featreg.engine.runfile.config specs/"
     )
     jsonschema.Draft202012Validator.check_schema(config_schema())
 

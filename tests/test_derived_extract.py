@@ -12,8 +12,9 @@ from sklearn.preprocessing import normalize
 import featreg
 from featreg.derived import sample_rows
 from featreg.derived.projection import projection_block
-from featreg.engine import add_layers, append, learning, plan, repair, work
-from featreg.engine.outputs import Outputs
+from featreg.engine import add_layers, append, repair, work
+from featreg.engine.planning import learning, plan
+from featreg.engine.planning.outputs import Outputs
 from featreg.errors import (
     ImageError,
     LayerError,
@@ -25,8 +26,8 @@ from featreg.errors import (
 from featreg.sources import FolderSource
 from featreg.steps import RandomProjection
 from featreg.stores.check import examine
-from featreg.stores.opening import place_at
-from featreg.stores.places import LocalPlace
+from featreg.stores.places.opening import place_at
+from featreg.stores.places.place import LocalPlace
 from featreg.stores.writer import StoreWriter
 
 MODEL = "numpy:tinynet"

@@ -16,14 +16,15 @@ from sklearn.preprocessing import normalize
 import featreg
 from featreg.cli.main import cli
 from featreg.derived import blocks, sample_rows
-from featreg.engine import deriving, plan, repair, run, work
+from featreg.engine import deriving, repair, run, work
 from featreg.engine.derivation import derive_tasks
+from featreg.engine.loop.options import Options
 from featreg.engine.merge import merge_stores
-from featreg.engine.options import Options
+from featreg.engine.planning import plan
 from featreg.errors import LayerError, RequestError, SpecError, StoreDamagedError, StoreError, StoreMismatchError
 from featreg.stores.check import examine
-from featreg.stores.opening import place_at
-from featreg.stores.places import LocalPlace
+from featreg.stores.places.opening import place_at
+from featreg.stores.places.place import LocalPlace
 from featreg.stores.writer import StoreWriter
 
 SHAPES = {"C5": (4, 3, 2), "tokens": (5, 3), "pooled": (6,)}

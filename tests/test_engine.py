@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import featreg
-from featreg.engine import local, plan
-from featreg.engine.loader import load_crops
-from featreg.engine.options import Options
-from featreg.engine.worker import run_tasks
+from featreg.engine import local
+from featreg.engine.loop.loader import load_crops
+from featreg.engine.loop.options import Options
+from featreg.engine.loop.worker import run_tasks
+from featreg.engine.planning import plan
 from featreg.errors import (
     BackendError,
     CapabilityError,
@@ -211,7 +212,7 @@ def test_a_process_that_dies_leaves_what_is_finished(tmp_path):
     code = f"""
 import os
 import featreg
-from featreg.engine import plan
+from featreg.engine.planning import plan
 from featreg.sources import FolderSource
 
 class Deadly(FolderSource):

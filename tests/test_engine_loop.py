@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import featreg
-from featreg.engine import loader, plan
-from featreg.engine.budget import Budget
-from featreg.engine.committer import Committer
-from featreg.engine.loader import load_crops
-from featreg.engine.options import Options
+from featreg.engine.loop import loader
+from featreg.engine.loop.budget import Budget
+from featreg.engine.loop.committer import Committer
+from featreg.engine.loop.loader import load_crops
+from featreg.engine.loop.options import Options
+from featreg.engine.loop.stages import Stages
+from featreg.engine.planning import plan
 from featreg.engine.run import MAX_THREADS, Run
-from featreg.engine.stages import Stages
 from featreg.errors import BackendError, ErrorRateError, StoreDamagedError, StoreFullError
 from featreg.images import decoded_size
 from featreg.reference import backend as reference
@@ -254,7 +255,7 @@ def test_ctrl_c_ends_a_run_that_reads_slowly_and_keeps_what_is_finished(tmp_path
 import threading, time
 import numpy as np
 import featreg
-from featreg.engine import plan
+from featreg.engine.planning import plan
 from featreg.sources import Sample, Source
 
 class Slow(Source):

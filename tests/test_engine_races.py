@@ -5,11 +5,12 @@ import pytest
 from PIL import Image
 
 import featreg
-from featreg.engine import add_layers, append, plan, repair
+from featreg.engine import add_layers, append, repair
+from featreg.engine.planning import plan
 from featreg.errors import ErrorRateError, ImageError, StoreMismatchError
 from featreg.sources import FolderSource
 from featreg.stores.check import examine
-from featreg.stores.opening import place_at
+from featreg.stores.places.opening import place_at
 from featreg.stores.writer import StoreWriter
 
 MODEL = "numpy:tinynet"
@@ -53,7 +54,7 @@ def plan_a_layer(store):
     """As somebody who is killed right after."""
     writer = StoreWriter(place_at(store))
     with featreg.create_extractor(MODEL, "pooled") as extractor:
-        from featreg.engine.planning import make_plan
+        from featreg.engine.planning.passes import make_plan
         from featreg.registry import default_registry
 
         planned = make_plan(writer.manifest.source, extractor, default_registry(), batch_size=2, taken=["C1"])

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import featreg
-from featreg.engine import add_layers, append, local, plan, repair, run, work
-from featreg.engine.difference import differences
-from featreg.engine.heartbeat import Heartbeat
+from featreg.engine import add_layers, append, local, repair, run, work
+from featreg.engine.monitoring.heartbeat import Heartbeat
+from featreg.engine.planning import plan
+from featreg.engine.planning.difference import differences
 from featreg.errors import (
     CapabilityError,
     ErrorRateError,
@@ -29,8 +30,8 @@ from featreg.errors import (
 from featreg.reference import backend as reference
 from featreg.sources import FolderSource
 from featreg.stores.check import examine
-from featreg.stores.opening import place_at
-from featreg.stores.places import LocalPlace
+from featreg.stores.places.opening import place_at
+from featreg.stores.places.place import LocalPlace
 from featreg.stores.progress import progress, workers
 from featreg.stores.writer import StoreWriter
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import featreg
 from featreg.cli.forecast import format_bytes, format_seconds
 from featreg.cli.main import cli
-from featreg.engine import preparing
-from featreg.engine.probe import Probe, Spread, probe
+from featreg.engine.planning import preparing
+from featreg.engine.planning.probe import Probe, Spread, probe
 from featreg.errors import BackendError, SourceError, StoreExistsError, StoreFullError, StoreMismatchError
 from featreg.sources import FolderSource, Sample, Source
-from featreg.stores.places import LocalPlace
+from featreg.stores.places.place import LocalPlace
 
 PHOTOS = str(Path(__file__).parent.parent / "photos")
 MODEL = "numpy:tinynet"
@@ -83,7 +83,7 @@ def test_of_a_share_of_the_variance_the_most_is_told(tmp_path):
 
 
 def test_of_a_store_that_is_begun_what_is_left_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("featreg.engine.plan.TASK_BYTES", 4 * 8 * 32 * 32 * 4)
+    monkeypatch.setattr("featreg.engine.planning.plan.TASK_BYTES", 4 * 8 * 32 * 32 * 4)
     source = Pictures(10, bad=(6,))
     with pytest.raises(SourceError):
         featreg.extract(source, tmp_path / "s", MODEL, "C1", on_error="raise", batch_size=2)

@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 import featreg
-from featreg.engine.fingerprint import fingerprint
+from featreg.engine.planning.fingerprint import fingerprint
 from featreg.errors import RequestError
 from featreg.extractor import Extractor
 from featreg.hookspecs import BackendSpec

@@ -14,7 +14,7 @@ from featreg.cli.main import cli
 from featreg.engine.merge import _check_keys, _Row, merge_stores
 from featreg.errors import SpecError, StoreError, StoreExistsError, StoreMismatchError
 from featreg.stores.check import examine
-from featreg.stores.places import LocalPlace
+from featreg.stores.places.place import LocalPlace
 
 SHAPES = {"C5": (2, 2, 3), "pooled": (3,)}
 

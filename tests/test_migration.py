@@ -9,7 +9,7 @@ import pytest
 import featreg
 from featreg.cli.main import COMMANDS, cli
 from featreg.export import FORMATS
-from featreg.stores.rows import Rows
+from featreg.stores.reading.rows import Rows
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("migration", "reading")}

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import featreg
-from featreg.engine import metrics as metrics_module
-from featreg.engine import plan
-from featreg.engine import progress as progress_module
-from featreg.engine.facts import peak_memory
-from featreg.engine.metrics import Metrics
-from featreg.engine.monitor import Monitor
-from featreg.engine.progress import Bar, Lines, progress_teller, summary
-from featreg.engine.stages import Stages
+from featreg.engine.loop.stages import Stages
+from featreg.engine.monitoring import metrics as metrics_module
+from featreg.engine.monitoring import progress as progress_module
+from featreg.engine.monitoring.facts import peak_memory
+from featreg.engine.monitoring.metrics import Metrics
+from featreg.engine.monitoring.monitor import Monitor
+from featreg.engine.monitoring.progress import Bar, Lines, progress_teller, summary
+from featreg.engine.planning import plan
 from featreg.sources import Sample, Source
 
 ROOT = Path(__file__).parent.parent

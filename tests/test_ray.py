@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 import featreg
-from featreg.engine import plan
+from featreg.engine.planning import plan
 from featreg.engine.run import Run, Work
 from featreg.errors import EngineError, ImageError, SpecError
 from featreg.registry import default_registry
 from featreg.sources import open_source
 from featreg.spec import ExtractionRequest
-from featreg.stores.opening import place_at
+from featreg.stores.places.opening import place_at
 from featreg.stores.writer import StoreWriter
 
 pytest.importorskip("ray")

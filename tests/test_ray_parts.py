@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import featreg
-from featreg.engine import plan
+from featreg.engine.planning import plan
 from featreg.engine.run import Run, Work
 from featreg.errors import (
     CapabilityError,
@@ -29,11 +29,12 @@ from featreg.errors import (
 from featreg.registry import Registry, default_registry
 from featreg.sources import Sample, Source, open_source
 from featreg.spec import ExtractionRequest
-from featreg.stores.opening import place_at
+from featreg.stores.places.opening import place_at
 from featreg.stores.writer import StoreWriter
 
 pytest.importorskip("ray.data")
 
+from featreg.engine.loop.stages import Stages
 from featreg.engine.ray import complete, extractor_udf, reading
 from featreg.engine.ray.chunks import MAX_CHUNKS, chunks
 from featreg.engine.ray.crops import Decoded, decoded_rows, pack
@@ -43,7 +44,6 @@ from featreg.engine.ray.outcomes import Outcome, Raised, WorkerTraceback, outcom
 from featreg.engine.ray.reading import Reader
 from featreg.engine.ray.shares import shares
 from featreg.engine.ray.watchdog import Watchdog
-from featreg.engine.stages import Stages
 
 LAYERS = ["C4", "pooled"]
 ROW_BYTES = 4 * (32 * 4 * 4 + 48)

@@ -12,10 +12,11 @@ from featreg.engine.merge import merge_stores
 from featreg.errors import StoreDamagedError, StoreError
 from featreg.sources import Sample
 from featreg.spec import ExtractionRequest, FeatureInfo
-from featreg.stores import reader, writer
+from featreg.stores import writer
 from featreg.stores.check import examine
 from featreg.stores.layout import LayerRecord, SourceRecord
-from featreg.stores.places import LocalPlace
+from featreg.stores.places.place import LocalPlace
+from featreg.stores.reading import reader
 from featreg.stores.staging import place_staged, stage
 from featreg.stores.writer import Plan, StoreWriter
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 import featreg
 from featreg.errors import LayerError, MissingDependencyError, SpecError, StoreError, StoreExistsError
-from featreg.stores import sampling
-from featreg.stores.batches import block_rows
-from featreg.stores.places import LocalPlace
-from featreg.stores.sampling import reservoir
+from featreg.stores.places.place import LocalPlace
+from featreg.stores.reading import sampling
+from featreg.stores.reading.batches import block_rows
+from featreg.stores.reading.sampling import reservoir
 from featreg.stores.writer import StoreWriter
 
 COUNT, SHARD = 23, 4
@@ -450,8 +450,8 @@ def test_a_torch_dataset_travels_to_spawned_workers(store, arrays):
 @pytest.mark.parametrize(("module", "call"), [("xarray", "to_xarray"), ("torch", "to_torch")])
 def test_a_missing_library_is_named(store, monkeypatch, module, call):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "featreg.stores.lazy", raising=False)
-    from featreg.stores import torchdata
+    monkeypatch.delitem(sys.modules, "featreg.stores.reading.lazy", raising=False)
+    from featreg.stores.reading import torchdata
 
     torchdata._dataset_class.cache_clear()
     with pytest.raises(MissingDependencyError) as caught:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import featreg
 from featreg.engine import add_layers, append, repair, work
-from featreg.engine.selection import Selection
+from featreg.engine.planning.selection import Selection
 from featreg.errors import SourceError, SpecError, StoreDamagedError, StoreMismatchError
 from featreg.sources import Sample, Source, open_source
 from featreg.stores import open_store

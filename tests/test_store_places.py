@@ -6,11 +6,11 @@ import pytest
 
 from featreg.errors import CapabilityError
 from featreg.stores.check import examine
-from featreg.stores.opening import place_at
-from featreg.stores.places import LocalPlace, write_errors
+from featreg.stores.places.opening import place_at
+from featreg.stores.places.place import LocalPlace, write_errors
+from featreg.stores.places.remote import FsspecPlace
 from featreg.stores.progress import progress
 from featreg.stores.receipts import Ledger, read_receipts
-from featreg.stores.remote import FsspecPlace
 from featreg.stores.writer import StoreWriter
 
 fsspec = pytest.importorskip("fsspec")

@@ -26,7 +26,7 @@ from featreg.stores import layout
 from featreg.stores.check import examine
 from featreg.stores.frame import ShardMaker
 from featreg.stores.layout import LayerRecord, SourceRecord
-from featreg.stores.places import Incoming, Place
+from featreg.stores.places.place import Incoming, Place
 from featreg.stores.repair import repair
 from featreg.stores.staging import place_staged
 from featreg.stores.writer import Plan, StoreWriter

@@ -15,11 +15,11 @@ from featreg import serialize
 from featreg.errors import CapabilityError, SpecError, StoreDamagedError, StoreError, StoreFullError
 from featreg.sources import Sample
 from featreg.spec import ExtractionRequest, FeatureInfo
-from featreg.stores import disk
 from featreg.stores.check import examine
 from featreg.stores.documents import seal
 from featreg.stores.layout import Finish, LayerRecord, SourceRecord
-from featreg.stores.places import LocalPlace
+from featreg.stores.places import disk
+from featreg.stores.places.place import LocalPlace
 from featreg.stores.progress import SILENT
 from featreg.stores.receipts import count_passes, read_finish, read_manifest, read_receipt
 from featreg.stores.repair import repair
@@ -327,11 +327,12 @@ def test_a_shared_shard_may_be_on_the_way_as_the_next_pass_goes_on_with_it(root)
 
 @pytest.mark.parametrize(
     ("host", "pid", "updated", "busy"),
-    [("here", os.getpid(), 0, True), ("here", 2**22 + 1, 1000, False), ("far", 1, 1000, True), ("far", 1, 0, False)],
+    [("here", None, 0, True), ("here", 2**22 + 1, 1000, False), ("far", 1, 1000, True), ("far", 1, 0, False)],
 )
 def test_repair_waits_for_workers(root, monkeypatch, host, pid, updated, busy):
     work(create(root))
     monkeypatch.setattr("socket.gethostname", lambda: "here")
+    pid = os.getpid() if pid is None else pid
     worker = {"name": "w", "host": host, "pid": pid, "part": None, "started": 0, "updated": updated}
     LocalPlace(root).write("workers/w.json", json.dumps({**worker, "rows": 0, "failed": 0, "rate": 0}).encode())
     if busy:

@@ -9,7 +9,7 @@ from featreg.errors import StoreError
 from featreg.sources import Sample
 from featreg.stores import index as index_module
 from featreg.stores.index import Index, write_index
-from featreg.stores.places import LocalPlace
+from featreg.stores.places.place import LocalPlace
 
 
 @settings(max_examples=30)

@@ -28,11 +28,13 @@ from featreg.errors import (
 )
 from featreg.sources import Sample
 from featreg.spec import ExtractionRequest, FeatureInfo
-from featreg.stores import LayerArray, disk, places, replace, writer
+from featreg.stores import LayerArray, replace, writer
 from featreg.stores import commit as committing
-from featreg.stores.identity import Identity
 from featreg.stores.layout import LayerRecord, Pass, SourceRecord, array_names, chunk_rows
-from featreg.stores.places import LocalPlace
+from featreg.stores.places import disk
+from featreg.stores.places import place as places
+from featreg.stores.places.place import LocalPlace
+from featreg.stores.reading.identity import Identity
 from featreg.stores.replace import check_free
 from featreg.stores.writer import Plan, StoreWriter
 

@@ -14,8 +14,8 @@ from featreg.cli.summary import document, report
 from featreg.errors import FeatregError, StoreError
 
 if TYPE_CHECKING:
-    from featreg.engine.estimate import Estimate
-    from featreg.engine.runconfig import RunConfig
+    from featreg.engine.planning.estimate import Estimate
+    from featreg.engine.runfile.runconfig import RunConfig
     from featreg.stores import FeatureStore
 
 __all__ = ["INTERRUPTED", "extract"]
@@ -71,8 +71,8 @@ def _config(file: str | None, flags: dict[str, Any]) -> RunConfig:
     """The run of a file, if there is one, and of the flags, which count more."""
     import attrs
 
-    from featreg.engine.config import load_config
-    from featreg.engine.runconfig import RunConfig
+    from featreg.engine.runfile.config import load_config
+    from featreg.engine.runfile.runconfig import RunConfig
 
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     for name, flag in (("options", "--option"), ("source_options", "--source-option")):
@@ -84,8 +84,8 @@ def _config(file: str | None, flags: dict[str, Any]) -> RunConfig:
 
 
 def _run(config: RunConfig, saved_file: str | None) -> FeatureStore:
-    from featreg.engine.config import save_config
-    from featreg.engine.launch import run_config
+    from featreg.engine.runfile.config import save_config
+    from featreg.engine.runfile.launch import run_config
 
     def begin(found: Estimate | None) -> None:
         if found is not None:
@@ -97,7 +97,7 @@ def _run(config: RunConfig, saved_file: str | None) -> FeatureStore:
 
 
 def _tell_estimate(config: RunConfig, as_json: bool, saved_file: str | None) -> None:
-    from featreg.engine.launch import estimate_config
+    from featreg.engine.runfile.launch import estimate_config
 
     if saved_file is not None:
         raise click.UsageError("--dry-run writes nothing, so leave out --save-config")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from featreg.cli.tables import format_table
 
 if TYPE_CHECKING:
-    from featreg.engine.estimate import Estimate
+    from featreg.engine.planning.estimate import Estimate
 
 __all__ = ["forecast", "format_bytes", "format_seconds"]
 

@@ -58,7 +58,7 @@ def status(store: str, as_json: bool) -> None:
 
     These are rows done, failed and left, and the workers that say that they are at work.
     """
-    from featreg.stores.opening import place_at
+    from featreg.stores.places.opening import place_at
     from featreg.stores.progress import progress, workers
     from featreg.stores.receipts import read_manifest
 
@@ -109,7 +109,7 @@ def verify(ctx: click.Context, store: str, as_json: bool) -> None:
     Stray files change nothing and are named.
     """
     from featreg.stores.check import examine
-    from featreg.stores.opening import place_at
+    from featreg.stores.places.opening import place_at
 
     place = place_at(store)
     findings = list(examine(place))

@@ -10,17 +10,17 @@ from typing import Any
 import attrs
 
 from featreg.engine.arguments import run_of
-from featreg.engine.asking import ask
-from featreg.engine.batching import settle_batch_size
-from featreg.engine.difference import check_same_model, refuse
-from featreg.engine.fingerprint import fingerprint
-from featreg.engine.learning import make_planner
-from featreg.engine.newcomers import KnownKeys, Targets
-from featreg.engine.outputs import Derive, Outputs, StoreDtypes, as_kept, as_recipes, inputs_of
-from featreg.engine.plan import MAX_TASK_ROWS
-from featreg.engine.resume import source_of
+from featreg.engine.loop.batching import settle_batch_size
+from featreg.engine.opening import source_of
+from featreg.engine.planning.asking import ask
+from featreg.engine.planning.difference import check_same_model, refuse
+from featreg.engine.planning.fingerprint import fingerprint
+from featreg.engine.planning.learning import make_planner
+from featreg.engine.planning.newcomers import KnownKeys, Targets
+from featreg.engine.planning.outputs import Derive, Outputs, StoreDtypes, as_kept, as_recipes, inputs_of
+from featreg.engine.planning.plan import MAX_TASK_ROWS
+from featreg.engine.planning.selection import Selection
 from featreg.engine.run import Run, Work, complete
-from featreg.engine.selection import Selection
 from featreg.errors import LayerError, StoreExistsError
 from featreg.extractor import Extractor, create_extractor
 from featreg.recipe import Recipe
@@ -29,8 +29,8 @@ from featreg.sources import Source
 from featreg.spec import ExtractionRequest, Layer
 from featreg.stores import FeatureStore
 from featreg.stores.layout import Manifest
-from featreg.stores.opening import place_at
-from featreg.stores.places import write_errors
+from featreg.stores.places.opening import place_at
+from featreg.stores.places.place import write_errors
 from featreg.stores.tables import iter_samples
 from featreg.stores.writer import Plan, StoreWriter
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
@@ -11,13 +10,10 @@ import attrs
 
 from featreg.engine import run
 from featreg.errors import SpecError, near_matches
-from featreg.extractor import Extractor
-from featreg.sources import Source, open_source
-from featreg.sources.uris import file_name, file_uri, suffix
 from featreg.stores import FeatureStore
 from featreg.stores.writer import StoreWriter
 
-__all__ = ["ENGINES", "check_counts", "engine_named", "opened_for", "preopened", "raises_errors", "run_of", "share"]
+__all__ = ["ENGINES", "check_counts", "engine_named", "raises_errors", "run_of", "share"]
 
 ENGINES = ("local", "ray")
 
@@ -39,24 +35,6 @@ def engine_named(name: str, *, num_gpus: float | None, num_workers: int | None, 
     if num_gpus is not None or address is not None:
         raise SpecError("num_gpus and address are those of Ray", "engine='ray', or neither of them", "engine='local'")
     return run.complete
-
-
-def preopened(source: Source | str | os.PathLike[str]) -> Source:
-    """A source as its path tells; of a .txt file the model tells whether it lists images or holds texts.
-
-    Raises as :func:`~featreg.sources.open_source`: a path that is missing is said before a model is opened.
-    """
-    return open_source(source, kind="text" if _is_text_file(source) else None)
-
-
-def opened_for(source: Source | str | os.PathLike[str], found: Source, extractor: Extractor) -> Source:
-    """What :func:`preopened` found, or the list of images that a .txt file is for a model that takes images."""
-    return open_source(source) if _is_text_file(source) and not extractor.takes_text else found
-
-
-def _is_text_file(source: Any) -> bool:
-    """Whether a path ends with .txt and is no pattern."""
-    return isinstance(source, str | os.PathLike) and suffix(file_name(file_uri(source))) == ".txt"
 
 
 def run_of(fields: Mapping[str, Any], names: Collection[str] = _RUN) -> run.Run:

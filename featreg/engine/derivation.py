@@ -8,15 +8,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from featreg.derived import FittedRecipe, Rows, Sweep, fit_together, row_slices, width_of
-from featreg.engine.block import Block
-from featreg.engine.options import Options
-from featreg.engine.planning import shapes_of
+from featreg.engine.loop.block import Block
+from featreg.engine.loop.options import Options
+from featreg.engine.planning.passes import shapes_of
 from featreg.errors import StoreError
 from featreg.recipe import Recipe
 from featreg.spec import Layer
 from featreg.stores.layout import InputRecord, Manifest, Pass, Task
-from featreg.stores.places import Place
-from featreg.stores.reader import FeatureStore
+from featreg.stores.places.place import Place
+from featreg.stores.reading.reader import FeatureStore
 from featreg.stores.receipts import Ledger
 from featreg.stores.staging import place_staged
 from featreg.stores.writer import StoreWriter

@@ -7,15 +7,15 @@ from contextlib import suppress
 from typing import Any
 
 from featreg.engine.arguments import run_of
-from featreg.engine.asking import reused_fits
 from featreg.engine.derivation import StoredInputs
-from featreg.engine.difference import same_values
-from featreg.engine.fingerprint import derived_fingerprint
-from featreg.engine.learning import write_fits
 from featreg.engine.nothing import Nothing
-from featreg.engine.outputs import Derive, Outputs, StoreDtypes, as_recipes, inputs_of
-from featreg.engine.plan import task_rows
-from featreg.engine.planning import derived_records, row_bytes
+from featreg.engine.planning.asking import reused_fits
+from featreg.engine.planning.difference import same_values
+from featreg.engine.planning.fingerprint import derived_fingerprint
+from featreg.engine.planning.learning import write_fits
+from featreg.engine.planning.outputs import Derive, Outputs, StoreDtypes, as_recipes, inputs_of
+from featreg.engine.planning.passes import derived_records, row_bytes
+from featreg.engine.planning.plan import task_rows
 from featreg.engine.run import Work, complete
 from featreg.errors import LayerError, SpecError, StoreError, StoreExistsError, near_matches
 from featreg.recipe import Recipe
@@ -23,8 +23,8 @@ from featreg.registry import default_registry
 from featreg.spec import Layer
 from featreg.stores import FeatureStore
 from featreg.stores.layout import array_names
-from featreg.stores.opening import place_at
-from featreg.stores.places import write_errors
+from featreg.stores.places.opening import place_at
+from featreg.stores.places.place import write_errors
 from featreg.stores.writer import Plan, StoreWriter
 
 __all__ = ["derive"]

@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
-from featreg.engine.arguments import check_counts, engine_named, opened_for, preopened, raises_errors, share
-from featreg.engine.asking import ask
-from featreg.engine.difference import check_same_run
-from featreg.engine.estimate import Estimate, estimate_store, free_bytes
-from featreg.engine.fingerprint import fingerprint
-from featreg.engine.outputs import Derive, Outputs, StoreDtypes
-from featreg.engine.preparing import Job
+from featreg.engine.arguments import check_counts, engine_named, raises_errors, share
+from featreg.engine.loop.stages import Clock
+from featreg.engine.opening import opened_for, preopened
+from featreg.engine.planning.asking import ask
+from featreg.engine.planning.difference import check_same_run
+from featreg.engine.planning.estimate import Estimate, estimate_store, free_bytes
+from featreg.engine.planning.fingerprint import fingerprint
+from featreg.engine.planning.outputs import Derive, Outputs, StoreDtypes
+from featreg.engine.planning.preparing import Job
+from featreg.engine.planning.selection import Selection
 from featreg.engine.run import Run, Work
-from featreg.engine.selection import Selection
-from featreg.engine.stages import Clock
 from featreg.errors import SpecError, StoreExistsError
 from featreg.extractor import Extractor, create_extractor
 from featreg.registry import Registry, default_registry
@@ -25,8 +26,8 @@ from featreg.sources import Source
 from featreg.spec import ExtractionRequest, Layer
 from featreg.stores import FeatureStore
 from featreg.stores.layout import MANIFEST, PASSES
-from featreg.stores.opening import place_at
-from featreg.stores.places import Place, write_errors
+from featreg.stores.places.opening import place_at
+from featreg.stores.places.place import Place, write_errors
 from featreg.stores.replace import check_free, replacement
 from featreg.stores.writer import StoreWriter
 

@@ -14,15 +14,15 @@ import attrs
 import numpy as np
 
 from featreg import serialize
-from featreg.engine.difference import differences, same_values
+from featreg.engine.planning.difference import differences, same_values
 from featreg.errors import SpecError, StoreDamagedError, StoreError, StoreMismatchError
 from featreg.spec import Layer
 from featreg.stores.check import examine
 from featreg.stores.fits import read_fit, write_fit
 from featreg.stores.index import Index
 from featreg.stores.layout import IndexPart, Pass, SourceRecord, Task
-from featreg.stores.places import LocalPlace, Place
-from featreg.stores.reader import FeatureStore, open_store
+from featreg.stores.places.place import LocalPlace, Place
+from featreg.stores.reading.reader import FeatureStore, open_store
 from featreg.stores.receipts import Ledger
 from featreg.stores.replace import check_free, move_in, temporary_name
 from featreg.stores.writer import Plan, StoreWriter

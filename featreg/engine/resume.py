@@ -12,28 +12,27 @@ import attrs
 
 from featreg.derived import FittedRecipe
 from featreg.engine.arguments import run_of
-from featreg.engine.newcomers import KnownKeys, Targets
 from featreg.engine.nothing import Nothing
-from featreg.engine.relearning import learn_again
+from featreg.engine.opening import source_of
+from featreg.engine.planning.newcomers import KnownKeys, Targets
+from featreg.engine.planning.relearning import learn_again
+from featreg.engine.planning.selection import Selection
 from featreg.engine.run import Work, complete
-from featreg.engine.selection import Selection
-from featreg.errors import CapabilityError
 from featreg.registry import Registry, default_registry
-from featreg.request import thaw
-from featreg.sources import Sample, Source, open_source
+from featreg.sources import Sample, Source
 from featreg.stores import FeatureStore
 from featreg.stores.check import readable_manifest
 from featreg.stores.index import Index
-from featreg.stores.layout import IndexPart, LayerRecord, Manifest, Pass, SourceRecord
-from featreg.stores.opening import place_at
-from featreg.stores.places import Place
+from featreg.stores.layout import IndexPart, LayerRecord, Manifest, Pass
+from featreg.stores.places.opening import place_at
+from featreg.stores.places.place import Place
 from featreg.stores.receipts import finished_tasks, read_manifest
 from featreg.stores.repair import Repair
 from featreg.stores.repair import repair as repair_store
 from featreg.stores.staging import is_whole
 from featreg.stores.writer import StoreWriter
 
-__all__ = ["repair", "source_of", "work"]
+__all__ = ["repair", "work"]
 
 
 def work(
@@ -68,33 +67,6 @@ def _needs_samples(writer: StoreWriter) -> bool:
     return short or any(
         part.origin == "model" and part.count > len(finished_tasks(writer.place, part)) for part in manifest.passes
     )
-
-
-def source_of(manifest: Manifest, uri: str, source: Source | str | os.PathLike[str] | None = None) -> Source:
-    """The source of a store, opened from its record; or ``source``, with the options of the record if its kind is that.
-
-    Raises CapabilityError for one that only the process that made it can read, and SourceError where it is gone.
-    """
-    record = manifest.source
-    if source is not None:
-        return _opened_alike(source, record)
-    if not record.reopenable:
-        raise CapabilityError(
-            f"the source of {uri!r} cannot be opened from the store: it is no source of featreg",
-            "a source of featreg.sources.KINDS",
-            f"{record.kind!r}, {record.uri!r}",
-            remedy="run featreg.extract(source, store, ...) with the same source once more: it goes on",
-        )
-    return open_source(record.uri, kind=record.kind, **thaw(record.options))
-
-
-def _opened_alike(source: Source | str | os.PathLike[str], record: SourceRecord) -> Source:
-    """A path as the kind that it is, with the column names and the like of a record of that kind."""
-    if isinstance(source, Source):
-        return source
-    found = open_source(source, kind="text" if record.kind == "text" else None)
-    alike = record.reopenable and found.kind == record.kind
-    return open_source(source, kind=found.kind, **thaw(record.options)) if alike else found
 
 
 def _samples_again(place: Place, manifest: Manifest, part: IndexPart, source: Source) -> Iterator[Sample]:

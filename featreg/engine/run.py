@@ -13,24 +13,24 @@ import attrs
 import numpy as np
 
 from featreg.engine.derivation import derive_tasks
-from featreg.engine.difference import refuse, same_model
-from featreg.engine.facts import Teller
-from featreg.engine.fingerprint import fingerprint
-from featreg.engine.heartbeat import Heartbeat
-from featreg.engine.metrics import Metrics
-from featreg.engine.monitor import Monitor
-from featreg.engine.options import Options
-from featreg.engine.plan import check_part, task_order
-from featreg.engine.progress import progress_teller
-from featreg.engine.worker import Committed, run_tasks
+from featreg.engine.loop.options import Options
+from featreg.engine.loop.worker import Committed, run_tasks
+from featreg.engine.monitoring.facts import Teller
+from featreg.engine.monitoring.heartbeat import Heartbeat
+from featreg.engine.monitoring.metrics import Metrics
+from featreg.engine.monitoring.monitor import Monitor
+from featreg.engine.monitoring.progress import progress_teller
+from featreg.engine.planning.difference import refuse, same_model
+from featreg.engine.planning.fingerprint import fingerprint
+from featreg.engine.planning.plan import check_part, task_order
 from featreg.errors import ErrorRateError, StoreExistsError, StoreFullError
 from featreg.extractor import Extractor, create_extractor
 from featreg.registry import Registry
 from featreg.sources import Source
 from featreg.spec import ExtractionRequest
 from featreg.stores.layout import Manifest, Pass, Task
-from featreg.stores.places import Place
-from featreg.stores.reader import FeatureStore
+from featreg.stores.places.place import Place
+from featreg.stores.reading.reader import FeatureStore
 from featreg.stores.receipts import finished_tasks, read_receipts
 from featreg.stores.staging import place_staged
 from featreg.stores.writer import Plan, StoreWriter

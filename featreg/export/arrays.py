@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featreg.export.content import Content
-from featreg.stores.npy import write_npy
+from featreg.stores.reading.npy import write_npy
 
 __all__ = ["write_npy_files", "write_npz", "write_safetensors"]
 

@@ -13,8 +13,8 @@ import featreg
 from featreg import serialize
 from featreg.spec import Layer
 from featreg.stores.layout import Pass
-from featreg.stores.npy import array_name, layer_blocks
-from featreg.stores.rows import Rows
+from featreg.stores.reading.npy import array_name, layer_blocks
+from featreg.stores.reading.rows import Rows
 
 __all__ = ["Content", "Entry", "content_of"]
 

@@ -11,9 +11,9 @@ from featreg.export.content import content_of
 from featreg.export.tables import SAMPLES, write_samples
 from featreg.export.writing import DOCUMENT, new_folder, writer_of
 from featreg.spec import Layer
-from featreg.stores.npy import check_finished
-from featreg.stores.reader import open_store
-from featreg.stores.rows import Rows, as_layers
+from featreg.stores.reading.npy import check_finished
+from featreg.stores.reading.reader import open_store
+from featreg.stores.reading.rows import Rows, as_layers
 
 __all__ = ["export_store"]
 

@@ -9,9 +9,9 @@ from typing import Any
 from featreg.export.content import Content, Entry
 from featreg.extras import data_extra
 from featreg.spec import Layer
-from featreg.stores.batches import block_rows
-from featreg.stores.records import evenly
-from featreg.stores.rows import Rows
+from featreg.stores.reading.batches import block_rows
+from featreg.stores.reading.records import evenly
+from featreg.stores.reading.rows import Rows
 
 with data_extra():
     import pyarrow

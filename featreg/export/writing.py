@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from featreg.errors import SpecError, StoreError, StoreExistsError, near_matches
 from featreg.export.content import Content
-from featreg.stores.disk import aside_name, sync_file, sync_folder
+from featreg.stores.places.disk import aside_name, sync_file, sync_folder
 
 __all__ = ["DOCUMENT", "FORMATS", "Writer", "new_folder", "writer_of"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from featreg.stores.array import LayerArray
-from featreg.stores.batches import Batch
-from featreg.stores.reader import FeatureStore, Summary, open_store
-from featreg.stores.views import StoreView
+from featreg.stores.reading.array import LayerArray
+from featreg.stores.reading.batches import Batch
+from featreg.stores.reading.reader import FeatureStore, Summary, open_store
+from featreg.stores.reading.views import StoreView
 
 __all__ = ["Batch", "FeatureStore", "LayerArray", "StoreView", "Summary", "open_store"]

@@ -25,9 +25,9 @@ from featreg.stores.layout import (
     Task,
     pass_name,
 )
-from featreg.stores.places import Place, read_errors
+from featreg.stores.places.place import Place, read_errors
+from featreg.stores.reading.records import evenly
 from featreg.stores.receipts import count_passes, read_finish, read_header, read_pass, read_receipt
-from featreg.stores.records import evenly
 from featreg.stores.staging import is_superseded, is_whole, staged_shards
 from featreg.stores.strays import find_strays
 from featreg.stores.tables import Counts, made_samples, table_samples

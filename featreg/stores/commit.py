@@ -14,7 +14,7 @@ from featreg.spec import Layer
 from featreg.stores.documents import damaged, seal
 from featreg.stores.frame import ShardMaker
 from featreg.stores.layout import LayerRecord, Manifest, Receipt, Task, pass_name
-from featreg.stores.places import Place
+from featreg.stores.places.place import Place
 from featreg.stores.receipts import read_manifest, read_pass, read_receipt
 from featreg.stores.staging import (
     StagedShard,

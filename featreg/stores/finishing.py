@@ -9,7 +9,7 @@ from featreg.errors import StoreDamagedError, StoreError
 from featreg.stores.documents import damaged, seal
 from featreg.stores.frame import refresh_frame
 from featreg.stores.layout import FINISHED, MANIFEST, SAMPLES, Finish, Manifest
-from featreg.stores.places import Place
+from featreg.stores.places.place import Place
 from featreg.stores.receipts import finished_tasks, read_finish, read_manifest, read_receipt
 from featreg.stores.staging import clear_staged, is_whole, place_staged
 from featreg.stores.tables import write_samples

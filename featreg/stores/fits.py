@@ -9,7 +9,7 @@ from featreg.derived import FittedRecipe, dump_fitted, load_fitted
 from featreg.errors import StoreError
 from featreg.stores.documents import damaged
 from featreg.stores.layout import FitRecord, Pass
-from featreg.stores.places import Place
+from featreg.stores.places.place import Place
 from featreg.stores.staging import is_whole
 
 __all__ = ["fit_record", "fitted_layers", "read_fit", "restore_fit", "write_fit"]

@@ -13,7 +13,7 @@ import numpy as np
 from featreg.extras import data_extra
 from featreg.stores.documents import damaged, seal
 from featreg.stores.layout import LayerRecord, Manifest, Task, chunk_rows, pass_name
-from featreg.stores.places import Place
+from featreg.stores.places.place import Place
 
 with data_extra():
     import zarr

@@ -11,7 +11,7 @@ from featreg.errors import SpecError
 from featreg.extras import data_extra
 from featreg.stores.documents import damaged
 from featreg.stores.layout import INDEX, IndexPart
-from featreg.stores.places import Place
+from featreg.stores.places.place import Place
 
 with data_extra():
     import pyarrow

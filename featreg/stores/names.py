@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from featreg.spec import Layer
-from featreg.stores.places import STAGED
+from featreg.stores.places.place import STAGED
 
 __all__ = [
     "FINISHED",

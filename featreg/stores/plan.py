@@ -9,7 +9,7 @@ import attrs
 
 from featreg.spec import ExtractionRequest
 from featreg.stores.layout import IndexPart, InputRecord, LayerRecord, Pass, SourceRecord
-from featreg.stores.places import Place
+from featreg.stores.places.place import Place
 
 __all__ = ["Plan", "Planner"]
 

@@ -12,7 +12,7 @@ import attrs
 
 from featreg.errors import StoreError
 from featreg.stores.layout import WORKERS, Manifest
-from featreg.stores.places import Place
+from featreg.stores.places.place import Place
 from featreg.stores.receipts import finished_tasks, read_finish, try_receipts
 
 __all__ = ["SILENT", "Progress", "Worker", "at_work", "progress", "workers"]

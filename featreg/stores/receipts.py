@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator
 
 from featreg.errors import StoreError
-from featreg.stores.disk import left_aside
 from featreg.stores.documents import damaged, parse, unseal
 from featreg.stores.layout import (
     FINISHED,
@@ -24,7 +23,8 @@ from featreg.stores.layout import (
     pass_name,
 )
 from featreg.stores.numbers import TaskNumbers
-from featreg.stores.places import LocalPlace, Place, read_errors
+from featreg.stores.places.disk import left_aside
+from featreg.stores.places.place import LocalPlace, Place, read_errors
 
 __all__ = [
     "Ledger",

@@ -33,7 +33,7 @@ from featreg.stores.layout import (
     Task,
     pass_name,
 )
-from featreg.stores.places import Place, write_errors
+from featreg.stores.places.place import Place, write_errors
 from featreg.stores.progress import at_work
 from featreg.stores.receipts import count_passes, read_receipts
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from featreg.errors import StoreError, StoreExistsError
-from featreg.stores.disk import aside_name, exchange, sync_folder
 from featreg.stores.names import OWN_NAMES
-from featreg.stores.opening import place_at
-from featreg.stores.places import LocalPlace, Place
+from featreg.stores.places.disk import aside_name, exchange, sync_folder
+from featreg.stores.places.opening import place_at
+from featreg.stores.places.place import LocalPlace, Place
 from featreg.stores.receipts import read_manifest
 
 __all__ = ["check_free", "move_in", "replacement", "temporary_name"]

@@ -11,7 +11,7 @@ import attrs
 
 from featreg.errors import StoreDamagedError
 from featreg.stores.layout import STAGED, WORKERS, Manifest, Receipt, Task
-from featreg.stores.places import Place
+from featreg.stores.places.place import Place
 from featreg.stores.receipts import count_passes, read_manifest, read_receipt
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from featreg.stores.frame import frame
 from featreg.stores.layout import FINISHED, MANIFEST, RECEIPTS, SAMPLES, STAGED, WORKERS, Manifest, pass_name
-from featreg.stores.places import Place
+from featreg.stores.places.place import Place
 
 __all__ = ["find_strays"]
 

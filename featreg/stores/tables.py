@@ -12,7 +12,7 @@ from featreg.extras import data_extra
 from featreg.stores.documents import damaged
 from featreg.stores.index import WRITING, Index
 from featreg.stores.layout import SAMPLES, Manifest, Task
-from featreg.stores.places import Place
+from featreg.stores.places.place import Place
 from featreg.stores.receipts import Ledger
 
 with data_extra():

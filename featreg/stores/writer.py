@@ -20,14 +20,14 @@ from featreg.derived import FittedRecipe
 from featreg.errors import CapabilityError, StoreError, StoreExistsError
 from featreg.spec import Layer
 from featreg.stores.commit import Commit, Makers
-from featreg.stores.disk import parents_made
 from featreg.stores.documents import seal
 from featreg.stores.finishing import finish_store, what_is_left
 from featreg.stores.fits import fitted_layers
 from featreg.stores.frame import refresh_frame
 from featreg.stores.index import IndexRow, write_index
 from featreg.stores.layout import FORMAT, MANIFEST, STAGED, Finish, Header, Manifest, Pass, Task, pass_name
-from featreg.stores.places import LocalPlace, Place, write_errors
+from featreg.stores.places.disk import parents_made
+from featreg.stores.places.place import LocalPlace, Place, write_errors
 from featreg.stores.plan import Plan, Planner
 from featreg.stores.receipts import read_manifest, read_pass
 from featreg.stores.replace import check_free, move_in, temporary_name

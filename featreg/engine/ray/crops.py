@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 import numpy as np
 
-from featreg.engine.loader import Loaded
+from featreg.engine.loop.loader import Loaded
+from featreg.engine.loop.stages import Stage
 from featreg.engine.ray.outcomes import Raised
-from featreg.engine.stages import Stage
 from featreg.extras import data_extra
 
 with data_extra():

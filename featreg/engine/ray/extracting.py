@@ -11,19 +11,19 @@ from typing import Any
 
 import attrs
 
-from featreg.engine.batching import Batching
-from featreg.engine.block import Block
-from featreg.engine.loader import Loaded
-from featreg.engine.options import Options
+from featreg.engine.loop.batching import Batching
+from featreg.engine.loop.block import Block
+from featreg.engine.loop.loader import Loaded
+from featreg.engine.loop.options import Options
+from featreg.engine.loop.stages import Stages
 from featreg.engine.ray.chunks import task_at
 from featreg.engine.ray.crops import Decoded, decoded_rows
 from featreg.engine.ray.outcomes import Outcome, Raised, outcome_table
 from featreg.engine.run import Work
-from featreg.engine.stages import Stages
 from featreg.registry import default_registry
 from featreg.sources import Sample, Source
 from featreg.stores.layout import Pass
-from featreg.stores.opening import place_at
+from featreg.stores.places.opening import place_at
 from featreg.stores.receipts import read_receipt
 from featreg.stores.writer import StoreWriter
 

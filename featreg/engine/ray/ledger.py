@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 import numpy as np
 
+from featreg.engine.loop.stages import Stages
+from featreg.engine.loop.worker import Committed
 from featreg.engine.ray.chunks import Numbers, task_at
 from featreg.engine.ray.outcomes import Outcome
-from featreg.engine.stages import Stages
-from featreg.engine.worker import Committed
 from featreg.stores.layout import Pass
 from featreg.stores.receipts import finished_tasks, read_receipt
 from featreg.stores.writer import StoreWriter

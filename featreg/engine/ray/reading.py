@@ -10,18 +10,18 @@ import attrs
 
 from featreg import serialize
 from featreg.checks import takes_text
-from featreg.engine.loader import Loaded, load_crops, load_texts
+from featreg.engine.loop.loader import Loaded, load_crops, load_texts
+from featreg.engine.loop.stages import Stages
+from featreg.engine.loop.worker import samples_of
+from featreg.engine.opening import source_of
 from featreg.engine.ray.chunks import Numbers, task_at
 from featreg.engine.ray.crops import Decoded, pack
 from featreg.engine.ray.outcomes import Raised
-from featreg.engine.resume import source_of
-from featreg.engine.stages import Stages
-from featreg.engine.worker import samples_of
 from featreg.sources import Source
 from featreg.spec import Preprocess
 from featreg.stores.index import Index
 from featreg.stores.layout import Pass
-from featreg.stores.opening import place_at
+from featreg.stores.places.opening import place_at
 from featreg.stores.receipts import read_manifest
 
 __all__ = ["Reader", "reads_text"]

@@ -12,7 +12,8 @@ import attrs
 
 from featreg import serialize
 from featreg.engine import run as engine_run
-from featreg.engine.monitor import Monitor
+from featreg.engine.loop.worker import Committed
+from featreg.engine.monitoring.monitor import Monitor
 from featreg.engine.ray import session
 from featreg.engine.ray.chunks import Numbers, chunks
 from featreg.engine.ray.coordinator import Coordinator, Pipeline
@@ -23,7 +24,6 @@ from featreg.engine.ray.reading import Reader, reads_text
 from featreg.engine.ray.shares import shares
 from featreg.engine.ray.watchdog import Watchdog
 from featreg.engine.run import Run, Work
-from featreg.engine.worker import Committed
 from featreg.errors import CapabilityError, EngineError
 from featreg.extras import extra
 from featreg.preprocess import crop_size

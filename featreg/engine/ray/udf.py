@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from featreg.engine.batching import Batching
-from featreg.engine.block import extract_batch, stack_batch
-from featreg.engine.loader import Loaded, load_crops, load_texts
+from featreg.engine.loop.batching import Batching
+from featreg.engine.loop.block import extract_batch, stack_batch
+from featreg.engine.loop.loader import Loaded, load_crops, load_texts
 from featreg.errors import CapabilityError, FeatregError, SpecError
 from featreg.extractor import create_extractor
 from featreg.preprocess import crop_size

@@ -1,0 +1,1 @@
+"""The one loop that reads, decodes, runs the model and writes."""

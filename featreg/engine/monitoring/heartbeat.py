@@ -1,0 +1,71 @@
+"""Signs of life, for ``featreg status``, and for ``featreg repair``, which waits for nobody to be at work."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+
+import attrs
+
+from featreg.stores.layout import WORKERS
+from featreg.stores.places.place import Place
+from featreg.stores.progress import Worker
+
+__all__ = ["Heartbeat"]
+
+EVERY = 10.0
+"""Seconds between two signs of life."""
+
+
+class Heartbeat:
+    """One worker's sign of life: a small file that says how far it is. A disk that cannot take it is no error."""
+
+    def __init__(self, place: Place, part: tuple[int, int] | None) -> None:
+        self._place = place
+        host, now = socket.gethostname(), time.time()
+        name = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._worker = Worker(
+            name, host, os.getpid(), None if part is None else f"{part[0]}/{part[1]}", now, now, 0, 0, 0.0
+        )
+        self._started = self._told = time.monotonic()
+        self._tell()
+
+    @property
+    def name(self) -> str:
+        """What this worker is called: its machine, its process, and a number drawn for this run."""
+        return self._worker.name
+
+    def beat(self, rows: int, failed: int) -> None:
+        """Count finished and failed rows, and tell of them now and then."""
+        now = time.monotonic()
+        done = self._worker.rows + rows
+        self._worker = attrs.evolve(
+            self._worker,
+            rows=done,
+            failed=self._worker.failed + failed,
+            updated=time.time(),
+            rate=done / max(now - self._started, 1e-9),
+        )
+        if now - self._told >= EVERY:
+            self._told = now
+            self._tell()
+
+    def stop(self) -> None:
+        """Take the sign of life back."""
+        try:
+            self._place.remove(self._file)
+        except OSError:
+            return
+
+    @property
+    def _file(self) -> str:
+        return f"{WORKERS}/{self._worker.name}.json"
+
+    def _tell(self) -> None:
+        try:
+            self._place.write(self._file, json.dumps(attrs.asdict(self._worker)).encode())
+        except OSError:
+            return

@@ -1,0 +1,1 @@
+"""Where a store lies: a local folder, or whatever fsspec opens."""
