@@ -51,13 +51,13 @@ def document(store: FeatureStore) -> dict[str, Any]:
 def report(store: FeatureStore) -> str:
     """What a run has left, for people."""
     summary, request = store.summary, store.manifest.request
-    speed = summary.images_per_second or 0.0
+    speed = "" if summary.images_per_second is None else f", images/s: {summary.images_per_second:.1f}"
     rows = [(layer["key"], "x".join(map(str, layer["shape"])), layer["dtype"]) for layer in _layers(store)]
     lines = [
         *_resumed(store),
         format_table(("layer", "shape", "dtype"), rows),
         "",
-        f"rows: {summary.rows}, failed: {summary.failed}, files skipped: {summary.skipped}, images/s: {speed:.1f}",
+        f"rows: {summary.rows}, failed: {summary.failed}, files skipped: {summary.skipped}{speed}",
         f"classes: {_classes(store)}",
         *_failures(store),
         f"model: {request.model}, weights: {request.weights or 'random (seeded), no pretrained weights'}",
