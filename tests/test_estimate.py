@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import featreg
 from featreg.cli.forecast import format_bytes, format_seconds
 from featreg.cli.main import cli
-from featreg.engine.planning import preparing
+from featreg.engine import preparing
 from featreg.engine.planning.probe import Probe, Spread, probe
 from featreg.errors import BackendError, SourceError, StoreExistsError, StoreFullError, StoreMismatchError
 from featreg.sources import FolderSource, Sample, Source

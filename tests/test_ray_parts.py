@@ -34,7 +34,7 @@ from featreg.stores.writer import StoreWriter
 
 pytest.importorskip("ray.data")
 
-from featreg.engine.loop.stages import Stages
+from featreg.engine.monitoring.stages import Stages
 from featreg.engine.ray import complete, extractor_udf, reading
 from featreg.engine.ray.chunks import MAX_CHUNKS, chunks
 from featreg.engine.ray.crops import Decoded, decoded_rows, pack

@@ -9,8 +9,8 @@ import numpy as np
 
 from featreg.derived import FittedRecipe, Rows, Sweep, fit_together, row_slices, width_of
 from featreg.engine.loop.block import Block
+from featreg.engine.loop.keeping import shapes_of
 from featreg.engine.loop.options import Options
-from featreg.engine.planning.passes import shapes_of
 from featreg.errors import StoreError
 from featreg.recipe import Recipe
 from featreg.spec import Layer

@@ -9,15 +9,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 from featreg.engine.arguments import check_counts, engine_named, raises_errors, share
-from featreg.engine.loop.stages import Clock
+from featreg.engine.monitoring.stages import Clock
 from featreg.engine.opening import opened_for, preopened
 from featreg.engine.planning.asking import ask
 from featreg.engine.planning.difference import check_same_run
 from featreg.engine.planning.estimate import Estimate, estimate_store, free_bytes
 from featreg.engine.planning.fingerprint import fingerprint
 from featreg.engine.planning.outputs import Derive, Outputs, StoreDtypes
-from featreg.engine.planning.preparing import Job
 from featreg.engine.planning.selection import Selection
+from featreg.engine.preparing import Job
 from featreg.engine.run import Run, Work
 from featreg.errors import SpecError, StoreExistsError
 from featreg.extractor import Extractor, create_extractor

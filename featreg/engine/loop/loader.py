@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
 from featreg.engine.loop.budget import Budget
-from featreg.engine.loop.stages import Stages
+from featreg.engine.monitoring.stages import Stages
 from featreg.errors import ImageError, InputError, SourceError
 from featreg.images import Pixels, decoded_size, to_pixels
 from featreg.preprocess import crop, crop_size

@@ -13,12 +13,13 @@ import numpy as np
 from featreg.derived import FittedRecipe, Rows, Sweep, fit_together
 from featreg.engine.loop.batching import Batching
 from featreg.engine.loop.block import extract_batch
+from featreg.engine.loop.keeping import shapes_of
 from featreg.engine.loop.loader import Loaded, load_crops, load_texts
 from featreg.engine.loop.options import Options
 from featreg.engine.monitoring.monitor import Monitor
 from featreg.engine.monitoring.progress import progress_teller
 from featreg.engine.planning.outputs import Outputs
-from featreg.engine.planning.passes import crop_infos, make_plan, model_inputs, shapes_of
+from featreg.engine.planning.passes import crop_infos, make_plan, model_inputs
 from featreg.errors import FeatregError
 from featreg.extractor import Extractor
 from featreg.recipe import Recipe

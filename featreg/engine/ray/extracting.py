@@ -15,7 +15,7 @@ from featreg.engine.loop.batching import Batching
 from featreg.engine.loop.block import Block
 from featreg.engine.loop.loader import Loaded
 from featreg.engine.loop.options import Options
-from featreg.engine.loop.stages import Stages
+from featreg.engine.monitoring.stages import Stages
 from featreg.engine.ray.chunks import task_at
 from featreg.engine.ray.crops import Decoded, decoded_rows
 from featreg.engine.ray.outcomes import Outcome, Raised, outcome_table

@@ -11,8 +11,8 @@ import attrs
 from featreg import serialize
 from featreg.checks import takes_text
 from featreg.engine.loop.loader import Loaded, load_crops, load_texts
-from featreg.engine.loop.stages import Stages
 from featreg.engine.loop.worker import samples_of
+from featreg.engine.monitoring.stages import Stages
 from featreg.engine.opening import source_of
 from featreg.engine.ray.chunks import Numbers, task_at
 from featreg.engine.ray.crops import Decoded, pack

@@ -11,7 +11,7 @@ import attrs
 
 from featreg.engine.loop.batching import settle_batch_size
 from featreg.engine.loop.options import Options
-from featreg.engine.loop.stages import Clock
+from featreg.engine.monitoring.stages import Clock
 from featreg.engine.planning.estimate import Estimate, estimate_plan
 from featreg.engine.planning.learning import make_planner
 from featreg.engine.planning.outputs import Outputs
