@@ -31,6 +31,10 @@ __all__ = [
 RANKS = {"map": 4, "tokens": 3, "vector": 2}
 
 
+_INSTEAD = {"cuda": "device='cpu'", "float16": "dtype='float32'", "bfloat16": "dtype='float32'"}
+"""What goes with every backend in place of a capability."""
+
+
 def check_capabilities(request: ExtractionRequest, capabilities: Sequence[str], owner: str) -> None:
     """Raise CapabilityError for whatever is asked beyond the minimum and not declared."""
     seed = synthetic_seed(request.weights)
@@ -47,7 +51,7 @@ def check_capabilities(request: ExtractionRequest, capabilities: Sequence[str], 
         if asked and capability not in capabilities:
             raise CapabilityError(
                 f"{owner} does not support {capability}",
-                f"some of {', '.join(capabilities) or '(no capability beyond the minimum)'}",
+                _INSTEAD.get(capability, f"some of {', '.join(capabilities) or '(no capability beyond the minimum)'}"),
                 capability,
                 remedy="featreg backends --json lists what each backend supports",
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -114,7 +115,9 @@ def decode(data: bytes) -> Pixels:
     except UnidentifiedImageError as error:
         raise ImageError("not an image that Pillow can read", "a JPEG, PNG, ...", _looks_like(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError("the image is too large", f"at most {MAX_PIXELS} pixels", str(error)) from error
+        counted = re.search(r"\d+ pixels", str(error))  # Pillow names the limit too, and doubles it before it refuses
+        found = counted[0] if counted else str(error)
+        raise ImageError("the image is too large", f"at most {MAX_PIXELS} pixels", found) from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, and more
         raise ImageError("the image is truncated or damaged", got=f"{type(error).__name__}: {error}") from error
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import featreg
 from featreg.engine.loop import batching
 from featreg.engine.loop.batching import Batching, choose_batch_size, settle_batch_size
-from featreg.engine.loop.stages import Stages
+from featreg.engine.monitoring.stages import Stages
 from featreg.engine.planning import plan
 from featreg.errors import BackendError, OutOfMemoryError
 from featreg.reference import backend as reference

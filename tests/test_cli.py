@@ -307,7 +307,8 @@ def test_doctor_json() -> None:
     assert backends["mine"]["requirements"][0]["satisfied"] is True
     assert backends["broken"]["failure"]["type"] == "PluginImportError"
     plugins = {"mindspore", "onnx", "open_clip", "timm", "torch", "torchvision", "transformers"}
-    assert set(found["extras"]) == {"conformance", "data", "new_plugin", *plugins}
+    data = {"data", "derive", "hdf5", "huggingface", "ray", "remote", "xarray"}
+    assert set(found["extras"]) == {"conformance", "new_plugin", *data, *plugins}
 
 
 def test_doctor_finds_a_factory_that_is_not_there(plugins: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -390,7 +390,7 @@ def test_layers_and_rows_are_added(tmp_path, images):
     assert run(images, tmp_path / "s", "--model", "numpy:tinynet", "--layer", "C5").exit_code == 0
     added = run(images, tmp_path / "s", "--add-layer", "C3:avg", "--add-layer", "pooled")
     assert added.exit_code == 0, added.output
-    assert "resumed" in added.stdout
+    assert added.stdout.startswith("added C3, pooled to 2 rows\n")
     (images / "9.jpg").write_bytes((images / "1.jpg").read_bytes())
     appended = run(images, tmp_path / "s", "--append", "--json")
     assert appended.exit_code == 0, appended.output
@@ -406,7 +406,7 @@ def test_layers_and_rows_are_added(tmp_path, images):
         (["--append", "--layer", "C3"], "take the model from the store"),
         (["--model", "numpy:tinynet"], "--layer"),
         (["--model", "numpy:tinynet", "--layer", "C5", "--part", "1"], "I/N"),
-        (["--model", "numpy:tinynet", "--layer", "C5", "--part", "2/2"], "no part"),
+        (["--model", "numpy:tinynet", "--layer", "C5", "--part", "2/2"], "no part 2/2"),
     ],
 )
 def test_arguments_that_do_not_go_together(tmp_path, images, arguments, said):

@@ -296,6 +296,22 @@ def test_texts_for_a_model_of_images_are_an_error_and_no_store(tmp_path, prompts
     assert not (tmp_path / "s").exists()
 
 
+def test_a_folder_of_images_is_no_source_of_texts(tmp_path, clipper):
+    result = command(PHOTOS, tmp_path / "s", "--model", clipper, "--layer", "text_embedding")
+    assert result.exit_code == 2
+    assert f"holds images, and the layers of {clipper} take texts" in result.output
+    assert not (tmp_path / "s").exists()
+
+
+def test_layers_of_texts_are_not_added_to_images(tmp_path, clipper):
+    featreg.extract(PHOTOS, tmp_path / "s", clipper, "embedding", limit=2)
+    before = sorted(path.name for path in (tmp_path / "s" / "passes").iterdir())
+    result = command(PHOTOS, tmp_path / "s", "--add-layer", "text_embedding")
+    assert result.exit_code == 2
+    assert "holds images" in result.output
+    assert sorted(path.name for path in (tmp_path / "s" / "passes").iterdir()) == before
+
+
 def test_what_is_said_of_a_text_file_counts_more_than_the_model(tmp_path, clipper):
     (tmp_path / "list.txt").write_text(f"{COFFEE}\n")
     arguments = [tmp_path / "list.txt", tmp_path / "s", "--model", clipper, "--layer", "text_embedding"]

@@ -184,7 +184,7 @@ def test_batches_and_fits_do_not_depend_on_who_computes(tmp_path, photos):
 def test_a_sample_that_fails_can_stop_the_fit(tmp_path, photos):
     with pytest.raises(ImageError) as caught:
         featreg.extract(photos, tmp_path / "s", MODEL, derive=ENSEMBLE, on_error="raise")
-    assert caught.value.__notes__ == ["row 2"]
+    assert caught.value.__notes__ == [f"sample '02.png', {photos / '02.png'}", "row 2"]
     assert list(tmp_path.iterdir()) == []
 
 

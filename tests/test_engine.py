@@ -113,7 +113,7 @@ def test_targets_keys_and_the_summary_come_from_the_source(tmp_path):
     assert (summary.rows, summary.ok, summary.failed, summary.pending, summary.skipped) == (12, 12, 0, 0, 1)
     assert summary.images_per_second == pytest.approx(12 / summary.seconds)
     assert featreg.open_store(tmp_path / "s").summary == attrs.evolve(
-        summary, seconds=None, done=None, done_before=None
+        summary, seconds=None, done=None, done_before=None, worked=()
     )
 
 

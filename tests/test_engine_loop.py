@@ -19,7 +19,7 @@ from featreg.engine.loop.budget import Budget
 from featreg.engine.loop.committer import Committer
 from featreg.engine.loop.loader import load_crops
 from featreg.engine.loop.options import Options
-from featreg.engine.loop.stages import Stages
+from featreg.engine.monitoring.stages import Stages
 from featreg.engine.planning import plan
 from featreg.engine.run import MAX_THREADS, Run
 from featreg.errors import BackendError, ErrorRateError, StoreDamagedError, StoreFullError

@@ -226,7 +226,7 @@ def test_a_worker_skips_what_others_have_done_meanwhile(tmp_path, images):
     writer_rows = []
     store = featreg.extract(Overtaken(images), tmp_path / "s", MODEL, "C1", batch_size=2, num_workers=1)
     assert writer_rows == []
-    assert store.summary.done == 10
+    assert store.summary.done == 0  # those of the other run are not its own
     assert content(tmp_path / "s").keys() == whole(images, tmp_path / "t").keys()
     assert list(examine(place_at(tmp_path / "s"))) == []
 
@@ -308,7 +308,7 @@ def test_progress_and_signs_of_life(tmp_path, images):
 def test_a_failing_row_may_stop_the_run(tmp_path, images):
     with pytest.raises(ImageError) as caught:
         featreg.extract(images, tmp_path / "s", MODEL, "C1", on_error="raise")
-    assert caught.value.__notes__ == ["row 2"]
+    assert caught.value.__notes__ == [f"sample '2.png', {images / '2.png'}", "row 2"]
     assert featreg.open_store(tmp_path / "s").summary.pending == 10
     picture(images / "2.png", 2)
     assert featreg.extract(images, tmp_path / "s", MODEL, "C1", on_error="raise").summary.ok == 10

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import featreg
 from featreg.cli.forecast import format_bytes, format_seconds
 from featreg.cli.main import cli
-from featreg.engine.planning import preparing
+from featreg.engine import preparing
 from featreg.engine.planning.probe import Probe, Spread, probe
 from featreg.errors import BackendError, SourceError, StoreExistsError, StoreFullError, StoreMismatchError
 from featreg.sources import FolderSource, Sample, Source
@@ -315,8 +315,8 @@ def test_a_dry_run_without_room_says_how_much_it_takes_and_fails(tmp_path, monke
     ("flags", "said"),
     [
         (["--model", MODEL, "--layer", "C5", "--save-config", "run.yaml"], "--save-config"),
-        (["--add-layer", "C3"], "adds to a store"),
-        (["--append"], "adds to a store"),
+        (["--add-layer", "C3"], "there is no store"),
+        (["--append"], "there is no store"),
         (["--model", MODEL, "--layer", "C9"], "C9"),
     ],
 )

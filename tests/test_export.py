@@ -185,9 +185,8 @@ def test_a_view_and_other_names_of_a_layer_are_exported(store, arrays, tmp_path)
     assert_same(read_npy(tmp_path / "out"), {"C5": arrays["C5"][[2, 9]], "targets": np.array([0, 1])})
 
 
-@pytest.mark.parametrize("targets", [[None] * COUNT, [0] * 10 + [None]])
-def test_a_store_without_a_target_for_every_row_has_no_array_of_them(make, tmp_path, targets):
-    export_store(make(tmp_path / "s", targets=targets), tmp_path / "out", "npz")
+def test_a_store_without_targets_has_no_array_of_them(make, tmp_path):
+    export_store(make(tmp_path / "s", targets=[None] * COUNT), tmp_path / "out", "npz")
     assert set(read_npz(tmp_path / "out")) == set(NAMES.values())
 
 

@@ -306,8 +306,10 @@ def test_a_bomb_is_refused_by_its_header():
         header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with pytest.raises(ImageError, match="too large"):
+            with pytest.raises(ImageError, match="too large") as caught:
                 decode(png(header, b"\0" * 100))
+        assert str(MAX_PIXELS) in caught.value.expected
+        assert str(2 * MAX_PIXELS) not in str(caught.value)
 
 
 def test_inventing_missing_pixels_is_refused(monkeypatch):

@@ -72,6 +72,19 @@ def test_importing_featreg_imports_almost_nothing() -> None:
     assert not {"numpy", "attr", "attrs", "cattrs", "pluggy", "click"} & loaded
 
 
+MODULES = ("conformance", "derived", "engine", "errors", "export", "images", "plugin", "sources", "stores")
+
+
+@pytest.mark.parametrize("name", [*(f"featreg.{name}" for name in MODULES), "featreg.engine.merge.merge_stores"])
+def test_what_the_pages_name_is_there_after_importing_featreg_alone(name: str) -> None:
+    assert "featreg" in modules_after(f"import featreg; {name}")
+
+
+def test_modules_are_public_and_others_are_not() -> None:
+    assert set(MODULES) <= set(dir(featreg))
+    assert not hasattr(featreg, "no_such_module")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_help_imports_no_subcommand(arguments: list[str]) -> None:
     loaded = modules_after(CLI.format(arguments))

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import featreg
-from featreg.engine.loop.stages import Stages
 from featreg.engine.monitoring import metrics as metrics_module
 from featreg.engine.monitoring import progress as progress_module
 from featreg.engine.monitoring.facts import peak_memory
 from featreg.engine.monitoring.metrics import Metrics
 from featreg.engine.monitoring.monitor import Monitor
 from featreg.engine.monitoring.progress import Bar, Lines, progress_teller, summary
+from featreg.engine.monitoring.stages import Stages
 from featreg.engine.planning import plan
 from featreg.sources import Sample, Source
 

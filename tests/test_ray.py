@@ -161,7 +161,7 @@ def test_the_error_of_a_row_stops_the_run_and_the_local_engine_goes_on(
 ) -> None:
     with pytest.raises(ImageError) as caught:
         complete_on_ray(store, images, Run(raise_errors=True))
-    assert caught.value.__notes__ == ["row 9"]
+    assert caught.value.__notes__ == [f"sample 'a/09.png', {images / 'a/09.png'}", "row 9"]
     assert isinstance(caught.value.__cause__, WorkerTraceback)
     assert len(receipts(store)) < 8
     extract(images, store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +24,10 @@ from featreg.errors import (
     EngineError,
     ImageError,
     InputError,
+    LayerError,
     SpecError,
     StoreDamagedError,
+    UnknownModelError,
 )
 from featreg.registry import Registry, default_registry
 from featreg.sources import Sample, Source, open_source
@@ -34,8 +37,8 @@ from featreg.stores.writer import StoreWriter
 
 pytest.importorskip("ray.data")
 
-from featreg.engine.loop.stages import Stages
-from featreg.engine.ray import complete, extractor_udf, reading
+from featreg.engine.monitoring.stages import Stages
+from featreg.engine.ray import complete, extractor_udf, reading, session
 from featreg.engine.ray.chunks import MAX_CHUNKS, chunks
 from featreg.engine.ray.crops import Decoded, decoded_rows, pack
 from featreg.engine.ray.extracting import Job, TaskExtractor
@@ -112,7 +115,8 @@ def test_a_billion_rows_make_no_more_chunks_than_a_driver_can_hold() -> None:
 
 @given(st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.0, 8.0, 64.0]), min_size=1, max_size=5), st.integers(1, 64))
 def test_a_decoder_has_room_wherever_the_workers_are(cpus: list[float], workers: int) -> None:
-    found = shares([{"CPU": count} for count in cpus], 0.0, workers)
+    found = shares([{"CPU": count} for count in cpus], 0.0, workers, 1000)
+    workers = min(workers, max(1, sum(map(math.floor, cpus))))
     assert (found.least, found.most) == (workers, workers)
     assert found.worker_cpus == found.decoder_cpus > 0
     room = sum(math.floor(count / found.decoder_cpus) for count in cpus)
@@ -149,9 +153,28 @@ def test_shares(
     cpus: float,
     decoders: int,
 ) -> None:
-    found = shares(nodes, gpus, workers)
+    found = shares(nodes, gpus, workers, 1000)
     assert (found.least, found.most, found.decoder_cpus, found.decoders) == (least, most, cpus, decoders)
     assert (found.worker_gpus, found.worker_cpus) == ((gpus, 0.0) if gpus else (0.0, cpus))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "workers", "tasks", "least", "most"),
+    [
+        ([{"CPU": 2.0}], 0.0, 50, 1, 1, 1),
+        ([{"CPU": 2.0}], 0.0, 50, 1000, 2, 2),
+        ([{"CPU": 64.0}], 0.0, None, 5, 1, 5),
+        ([{"CPU": 0.0}], 0.0, 50, 1000, 50, 50),  # it may grow yet
+        ([MACHINE], 1.0, 50, 1000, 8, 50),
+        ([MACHINE], 1.0, None, 3, 1, 3),
+        ([{"CPU": 2.0}], 1.0, 4, 2, 1, 2),
+    ],
+)
+def test_no_worker_is_begun_without_a_task_or_a_place(
+    nodes: list[dict[str, float]], gpus: float, workers: int | None, tasks: int, least: int, most: int
+) -> None:
+    found = shares(nodes, gpus, workers, tasks)
+    assert (found.least, found.most) == (least, most)
 
 
 # --- what crosses from process to process -----------------------------------------------------------------------------
@@ -299,6 +322,75 @@ def test_the_ledger_finds_what_was_committed_without_a_word(images: Path, tmp_pa
     assert ledger.open().tolist() == [0, 2, 3]
 
 
+# --- the connection ---------------------------------------------------------------------------------------------------
+
+
+class FakeRay:
+    """A Ray that starts nothing: it notes how it is asked, and has a node with these resources."""
+
+    def __init__(self, resources: dict[str, float], running: bool) -> None:
+        self.asked: list[str] = []
+        self._nodes = [{"Alive": True, "Resources": resources}]
+        self._running = running
+
+    def init(self, address: str, **_: object) -> None:
+        if address == "auto" and not self._running:
+            raise ConnectionError("no cluster")
+        self.asked.append(address)
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def nodes(self) -> list[dict[str, object]]:
+        return self._nodes
+
+    def shutdown(self) -> None:
+        self.asked.append("shutdown")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    found = FakeRay({"CPU": 2.0}, running=False)
+    monkeypatch.setattr(session, "ray", found)
+    return found
+
+
+@pytest.mark.parametrize("address", [None, "local"])
+def test_a_cluster_of_our_own_without_gpus_is_refused_before_anything_waits(fake: FakeRay, address: str | None) -> None:
+    with pytest.raises(EngineError, match="more GPUs than this machine has"), session.connected(address, 1.0):
+        pass
+    assert fake.asked == ["local", "shutdown"]
+    with session.connected(address, 0.0):
+        pass
+
+
+def test_somebody_elses_cluster_may_grow(monkeypatch: pytest.MonkeyPatch, fake: FakeRay) -> None:
+    monkeypatch.setattr(fake, "_running", True)
+    with pytest.warns(UserWarning, match="no node of the Ray cluster has 1 GPUs"), session.connected(None, 1.0):
+        pass
+    assert fake.asked == ["auto", "shutdown"]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_said_before_a_store_is_planned(
+    images: Path, tmp_path: Path, fake: FakeRay, scheme: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody else gets the port, and nobody listens there
+        address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(EngineError, match="no Ray cluster at") as caught:
+            featreg.extract(images, tmp_path / "store", "numpy:tinynet", LAYERS, engine="ray", address=address)
+    assert "--address" in caught.value.remedy
+    assert fake.asked == []
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_port_that_cannot_be_is_refused(fake: FakeRay) -> None:
+    with pytest.raises(EngineError, match="no Ray cluster at"), session.connected("127.0.0.1:65536"):
+        pass
+
+
 # --- both ends of the pipeline in this process ------------------------------------------------------------------------
 
 
@@ -393,6 +485,25 @@ def test_an_open_extractor_stays_here(images: Path, tmp_path: Path) -> None:
         complete(writer, Work(work.source, work.registry, extractor), Run())
 
 
+def test_a_store_in_memory_stays_here(images: Path, fake: FakeRay) -> None:
+    with pytest.raises(CapabilityError, match="the store 'memory://kept' cannot be opened"):
+        featreg.extract(images, "memory://kept", "numpy:tinynet", LAYERS, engine="ray")
+    assert not place_at("memory://kept").is_taken()
+    assert fake.asked == []
+
+
+def test_what_stays_here_is_said_before_a_store_is_planned(images: Path, tmp_path: Path, fake: FakeRay) -> None:
+    with (
+        featreg.create_extractor("numpy:tinynet", LAYERS) as extractor,
+        pytest.raises(CapabilityError, match="open ext"),
+    ):
+        featreg.extract(images, tmp_path / "store", extractor, engine="ray")
+    with pytest.raises(CapabilityError, match=r"source .* cannot be opened"):
+        featreg.extract(OfMyOwn(), tmp_path / "store", "numpy:tinynet", LAYERS, engine="ray")
+    assert not (tmp_path / "store").exists()
+    assert fake.asked == []
+
+
 def test_a_registry_of_ones_own_stays_here(images: Path, tmp_path: Path) -> None:
     writer, work = writer_and_work(images, tmp_path / "store")
     with pytest.raises(CapabilityError, match="registry"):
@@ -479,6 +590,26 @@ def test_columns_of_one_name_are_refused() -> None:
         extractor_udf(REQUEST)()({"image": np.array([png(1)], object), "pooled": np.zeros(1)})
     with pytest.raises(SpecError, match="no column 'image'"):
         extractor_udf(REQUEST)()({"jpg": np.array([png(1)], object)})
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "error"),
+    [
+        ("numpy:tinynetx", "C4", UnknownModelError),
+        ("numpy:tinynet", "C9", LayerError),
+        ("numpy:tinynet", 99, LayerError),
+        ("numpy:tinynet", "no.such.node", LayerError),
+    ],
+)
+def test_a_model_and_its_layers_are_looked_for_when_it_is_made(
+    model: str, layer: str | int, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        extractor_udf(ExtractionRequest(model, (layer,)))
+
+
+def test_what_is_not_installed_here_may_be_on_the_workers() -> None:
+    assert extractor_udf(ExtractionRequest("elsewhere:net", ("C4",)))
 
 
 def test_what_is_no_request_is_refused() -> None:

@@ -109,7 +109,7 @@ def test_a_sample_holds_the_rows_that_it_says(store, arrays):
 
 
 def test_a_sample_of_one_layer_and_flat(store, arrays):
-    batch = store.sample(5, 2, "C5", flatten=True)
+    batch = store.sample(5, 2, "C5", True)
     assert list(batch.features) == ["C5"]
     assert same(batch["C5"], arrays["C5"][batch.rows].reshape(5, -1))
     assert same(store.sample(COUNT + 1, layer="pooled")["pooled"], arrays["pooled"])

@@ -291,6 +291,13 @@ def test_a_missing_path_names_what_was_looked_for_and_its_neighbours(tmp_path):
     assert caught.value.matches == ("photos",)
 
 
+def test_a_neighbour_of_quite_another_name_is_not_meant(tmp_path):
+    (tmp_path / "engine").mkdir()
+    with pytest.raises(SourceError) as caught:
+        FolderSource(tmp_path / "none")
+    assert caught.value.matches == ()
+
+
 def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"")
     with pytest.raises(SourceError, match="not a folder"):

@@ -188,8 +188,9 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(shelf):
 
 def test_a_missing_shard_of_a_range_is_noticed(shelf):
     source = open_source("shards/{0..1}.tar")
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(SourceError, match=r"1 of the 2 files of the pattern '.*\{0\.\.1\}\.tar' are missing") as caught:
         list(source.index())
+    assert caught.value.got == "without '1.tar'"
 
 
 # --- URLs ---------------------------------------------------------------------------------------------------------

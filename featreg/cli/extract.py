@@ -9,7 +9,7 @@ import click
 
 from featreg.cli.extract_options import all_options
 from featreg.cli.forecast import forecast
-from featreg.cli.options import GroupedCommand, parse_options, parse_part
+from featreg.cli.options import GroupedCommand, check_lasting, parse_options, parse_part
 from featreg.cli.summary import document, report
 from featreg.errors import FeatregError, StoreError
 
@@ -49,6 +49,7 @@ def extract(
     number of them may work on one store at once.
     """
     config = _config(config_file, flags)
+    check_lasting(config.store)
     if dry_run:
         _tell_estimate(config, as_json, saved_file)
         return
@@ -87,9 +88,8 @@ def _run(config: RunConfig, saved_file: str | None) -> FeatureStore:
     from featreg.engine.runfile.config import save_config
     from featreg.engine.runfile.launch import run_config
 
-    def begin(found: Estimate | None) -> None:
-        if found is not None:
-            click.echo(forecast(found), err=True)
+    def begin(found: Estimate) -> None:
+        click.echo(forecast(found), err=True)
         if saved_file is not None:
             save_config(config, saved_file)
 

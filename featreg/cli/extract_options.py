@@ -20,7 +20,12 @@ class _BatchSize(click.ParamType[Any]):
     name = "integer|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == "auto" else click.IntRange(min=1).convert(value, param, ctx)
+        if value == "auto":
+            return value
+        try:
+            return click.IntRange(min=1).convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither a whole number of at least 1 nor auto", param, ctx)
 
 
 _DATA = grouped(

@@ -25,6 +25,8 @@ def forecast(found: Estimate) -> str:
             if found.rows_left
             else f"to do in {found.store}: nothing"
         )
+    if found.adds is not None and not found.rows:
+        return f"{_task(found)} {found.store}: none"
     rows = [
         (
             layer.key,
@@ -36,12 +38,23 @@ def forecast(found: Estimate) -> str:
     ]
     table = format_table(("layer", "a row", "dtype", f"{found.rows} rows"), rows, width=1000)
     lines = [
-        f"to do in {found.store}: {found.rows} rows, {format_bytes(found.bytes)}; {room}",
+        f"{_task(found)} {found.store}: {found.rows} rows, {format_bytes(found.bytes)}; {room}",
         *(f"  {line}" for line in table.splitlines()),
+        *_besides(found),
         f"an interruption costs at most {min(found.task_rows, found.rows)} rows a worker",
         *_time(found),
     ]
     return "\n".join(lines)
+
+
+def _task(found: Estimate) -> str:
+    return {"layers": "layers to add to", "rows": "rows to add to", None: "to do in"}[found.adds]
+
+
+def _besides(found: Estimate) -> list[str]:
+    """What is written beside what is added."""
+    more = found.bytes_left - found.bytes
+    return [f"and {format_bytes(more)} that were left to do, or are written anew"] if more else []
 
 
 def format_bytes(count: float) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import traceback
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -105,5 +107,15 @@ def cli(traceback: bool) -> None:
 
 
 def main() -> None:
-    """The entry point of the console script."""
-    cli(prog_name="featreg")
+    """The entry point of the console script; a warning of featreg is one line, without the place in its source."""
+    with warnings.catch_warnings():
+        show: Any = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], filename: str, *more: Any, **fields: Any) -> None:
+            if Path(filename).is_relative_to(Path(featreg.__file__).parent):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                show(message, category, filename, *more, **fields)
+
+        warnings.showwarning = tell
+        cli(prog_name="featreg")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from featreg.cli.options import check_lasting
+
 __all__ = ["merge"]
 
 
@@ -25,6 +27,7 @@ def merge(out: str, stores: tuple[str, ...], prefixes: tuple[str, ...], overwrit
     """
     from featreg.engine.merge import merge_stores
 
+    check_lasting(out)
     store = merge_stores(out, stores, prefixes=prefixes or None, overwrite=overwrite)
     summary = store.summary
     click.echo(f"rows: {summary.rows}, failed: {summary.failed}, stores: {len(stores)}, store: {store.uri}")

@@ -9,8 +9,11 @@ from typing import Any
 
 import click
 
+from featreg.errors import SpecError
+
 __all__ = [
     "GroupedCommand",
+    "check_lasting",
     "grouped",
     "option_option",
     "parse_options",
@@ -69,6 +72,17 @@ def parse_options(texts: Sequence[str], flag: str = "--option") -> dict[str, Any
     return options
 
 
+def check_lasting(store: str | None) -> None:
+    """Raise SpecError for a new store in memory, which is gone when the command ends."""
+    if store is not None and store.startswith("memory:"):
+        raise SpecError(
+            "a store in memory is gone when the command ends",
+            "a path, or the URL of something that stays",
+            repr(store),
+            remedy="featreg.extract in Python, whose process can read it",
+        )
+
+
 def parse_part(text: str | None) -> tuple[int, int] | None:
     """A part as it is written: ``2/8``."""
     if text is None:
@@ -76,4 +90,7 @@ def parse_part(text: str | None) -> tuple[int, int] | None:
     match = _PART.fullmatch(text)
     if match is None:
         raise click.BadParameter(f"{text!r} is no I/N, as in 0/8", param_hint="--part")
-    return int(match[1]), int(match[2])
+    part, parts = int(match[1]), int(match[2])
+    if part >= parts:
+        raise click.BadParameter(f"there is no part {text}: I of I/N goes from 0 to N - 1", param_hint="--part")
+    return part, parts

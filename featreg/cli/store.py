@@ -59,12 +59,12 @@ def status(store: str, as_json: bool) -> None:
     These are rows done, failed and left, and the workers that say that they are at work.
     """
     from featreg.stores.places.opening import place_at
-    from featreg.stores.progress import progress, workers
+    from featreg.stores.progress import progress, seen
     from featreg.stores.receipts import read_manifest
 
     place = place_at(store)
     manifest = read_manifest(place)
-    found, busy = progress(place, manifest), workers(place)
+    found, busy = progress(place, manifest), seen(place)
     if as_json:
         plain = {**attrs.asdict(found), "left": found.left, "workers": [attrs.asdict(one) for one in busy]}
         click.echo(json.dumps({"store": place.uri, **plain}, indent=2))

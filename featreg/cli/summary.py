@@ -8,6 +8,7 @@ from featreg.cli.tables import format_table
 
 if TYPE_CHECKING:
     from featreg.stores import FeatureStore
+    from featreg.stores.progress import PassWork
 
 __all__ = ["document", "report"]
 
@@ -41,6 +42,11 @@ def document(store: FeatureStore) -> dict[str, Any]:
         "classes": store.classes,
         "stray": store.manifest.source.stray,
         "done_before": summary.done_before,
+        "added": [
+            {"layers": list(one.layers), "rows": [one.start, one.stop], "done_before": one.before}
+            for one in summary.worked
+            if one.number
+        ],
         "seconds": summary.seconds,
         "images_per_second": summary.images_per_second,
         "layers": _layers(store),
@@ -51,13 +57,13 @@ def document(store: FeatureStore) -> dict[str, Any]:
 def report(store: FeatureStore) -> str:
     """What a run has left, for people."""
     summary, request = store.summary, store.manifest.request
-    speed = summary.images_per_second or 0.0
+    speed = "" if summary.images_per_second is None else f", images/s: {summary.images_per_second:.1f}"
     rows = [(layer["key"], "x".join(map(str, layer["shape"])), layer["dtype"]) for layer in _layers(store)]
     lines = [
-        *_resumed(store),
+        *_worked(store),
         format_table(("layer", "shape", "dtype"), rows),
         "",
-        f"rows: {summary.rows}, failed: {summary.failed}, files skipped: {summary.skipped}, images/s: {speed:.1f}",
+        f"rows: {summary.rows}, failed: {summary.failed}, files skipped: {summary.skipped}{speed}",
         f"classes: {_classes(store)}",
         *_failures(store),
         f"model: {request.model}, weights: {request.weights or 'random (seeded), no pretrained weights'}",
@@ -66,16 +72,30 @@ def report(store: FeatureStore) -> str:
     return "\n".join(lines)
 
 
-def _resumed(store: FeatureStore) -> list[str]:
-    """How much of the store was there when this run began, if anything was."""
+def _worked(store: FeatureStore) -> list[str]:
+    """What was added to a store that was there, and what a run that was resumed had done of it before."""
     summary = store.summary
-    if not summary.done_before:
-        return []
-    if not summary.done:
-        return [f"the store is finished: nothing was left to do in its {summary.rows} rows", ""]
-    whole = summary.done_before + summary.done
-    times = "" if whole == summary.rows else ", where a row counts once for each time that layers or rows were added"
-    return [f"resumed: {summary.done_before} of {whole} rows were finished before{times}", ""]
+    if not summary.worked and summary.done_before:
+        pending = f", and {summary.pending} rows are pending in other layers" if summary.pending else ""
+        what = (
+            "the store is finished: nothing was left to do in its" if not pending else "nothing was left to do in the"
+        )
+        return [f"{what} {summary.rows} rows{pending}", ""]
+    lines = [line for one in summary.worked for line in _told(one)]
+    if summary.pending:
+        lines.append(f"{summary.pending} rows are pending in other layers: featreg worker STORE")
+    return [*lines, ""] if lines else []
+
+
+def _told(work: PassWork) -> list[str]:
+    """A pass of more layers or more rows, and what was finished of one that was resumed."""
+    rows, layers = work.stop - work.start, ", ".join(map(str, work.layers))
+    before = f"resumed: {work.before} of {rows} rows were finished before"
+    if not work.number:
+        return [before] if work.before else []
+    count = f"{rows} row{'s' * (rows != 1)}"
+    added = f"added {layers} to {count}" if not work.start else f"added {count} of {layers}"
+    return [f"{added}; {before}" if work.before else added]
 
 
 def _classes(store: FeatureStore) -> str:

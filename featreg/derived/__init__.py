@@ -13,7 +13,7 @@ from featreg.derived.files import dump_fitted, load_fitted
 from featreg.derived.fitted import FittedRecipe, output_width
 from featreg.derived.fitting import fit, fit_bytes
 from featreg.derived.inputs import Shapes, Taps, gather, input_shapes, plan_taps, width_of
-from featreg.derived.together import Rows, Sweep, fit_together
+from featreg.derived.together import Rows, Sweep, check_enough, fit_together
 from featreg.recipe import Recipe
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Taps",
     "derive_arrays",
     "dump_fitted",
+    "check_enough",
     "fit",
     "fit_arrays",
     "fit_bytes",

@@ -12,10 +12,12 @@ from featreg.derived.blocks import Floats, sample_rows
 from featreg.derived.fitted import FittedRecipe
 from featreg.derived.fitting import Fitting
 from featreg.derived.inputs import Shapes, gather
+from featreg.errors import RequestError
 from featreg.recipe import Recipe
 from featreg.spec import FeatureInfo, Layer
+from featreg.steps import PCA
 
-__all__ = ["Rows", "Sweep", "fit_together"]
+__all__ = ["Rows", "Sweep", "check_enough", "fit_together"]
 
 Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -53,8 +55,9 @@ def fit_together(
 
     ``count`` is the number of rows there are, of which a recipe with a sample draws its own; ``shapes`` are those of
     its inputs after pooling, by its name. Memory is that of all fits together, see
-    :func:`~featreg.derived.fitting.fit`, whose errors it raises.
+    :func:`~featreg.derived.fitting.fit`, whose errors it raises; too few rows are said before the first pass.
     """
+    check_enough(recipes, count)
     fittings = [Fitting(recipe, shapes[recipe.name]) for recipe in recipes]
     chosen = {
         recipe.name: None if recipe.sample is None else sample_rows(count, recipe.sample, recipe.seed)
@@ -67,6 +70,21 @@ def fit_together(
         for fitting in waiting:
             fitting.finish_pass()
     return {fitting.recipe.name: fitting.result() for fitting in fittings}
+
+
+def check_enough(recipes: Sequence[Recipe], count: int) -> None:
+    """Raise RequestError where ``count`` rows, or those that a recipe draws of them, are too few for its components."""
+    for recipe in recipes:
+        rows = count if recipe.sample is None else min(recipe.sample, count)
+        for step in recipe.steps:
+            least = max(2, step.components or 0) if isinstance(step, PCA) else 0
+            if rows < least:
+                raise RequestError(
+                    f"{step} of {recipe.name!r} cannot be fitted",
+                    f"at least {least} rows",
+                    f"{rows} of {count} rows",
+                    remedy="fewer components, more rows (fit=ROWS), or a fit of another store (fit_from, --fit-from)",
+                )
 
 
 def _union(samples: Sequence[Integers | None]) -> Integers | None:

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-import attrs
-
+from featreg.engine.adding import check_same_source, layer_addition
 from featreg.engine.arguments import run_of
-from featreg.engine.loop.batching import settle_batch_size
 from featreg.engine.opening import source_of
-from featreg.engine.planning.asking import ask
-from featreg.engine.planning.difference import check_same_model, refuse
-from featreg.engine.planning.fingerprint import fingerprint
-from featreg.engine.planning.learning import make_planner
+from featreg.engine.planning.estimate import Estimate, estimate_addition
 from featreg.engine.planning.newcomers import KnownKeys, Targets
-from featreg.engine.planning.outputs import Derive, Outputs, StoreDtypes, as_kept, as_recipes, inputs_of
-from featreg.engine.planning.plan import MAX_TASK_ROWS
+from featreg.engine.planning.outputs import Derive, StoreDtypes
 from featreg.engine.planning.selection import Selection
-from featreg.engine.run import Run, Work, complete
-from featreg.errors import LayerError, StoreExistsError
-from featreg.extractor import Extractor, create_extractor
-from featreg.recipe import Recipe
+from featreg.engine.run import Work, complete
+from featreg.errors import StoreExistsError
+from featreg.extractor import Extractor
 from featreg.registry import Registry, default_registry
-from featreg.sources import Source
-from featreg.spec import ExtractionRequest, Layer
+from featreg.sources import Sample, Source
+from featreg.spec import Layer
 from featreg.stores import FeatureStore
-from featreg.stores.layout import Manifest
+from featreg.stores.layout import LayerRecord
 from featreg.stores.places.opening import place_at
-from featreg.stores.places.place import write_errors
 from featreg.stores.tables import iter_samples
 from featreg.stores.writer import Plan, StoreWriter
 
-__all__ = ["add_layers", "append"]
+__all__ = ["add_layers", "append", "estimate_layers", "estimate_rows"]
 
 
 def add_layers(
@@ -49,6 +41,7 @@ def add_layers(
     model: Extractor | None = None,
     source: Source | str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
+    on_estimate: Callable[[Estimate], object] = lambda _: None,
     **fields: Any,
 ) -> FeatureStore:
     """Compute further layers of a store's model over all its rows; the arrays that are there are not touched.
@@ -57,78 +50,48 @@ def add_layers(
     ``fit_from`` and ``store_dtype`` are as of :func:`~featreg.extract`; for layers that are derived from those that the
     store has, :func:`~featreg.derive` needs no model. ``model`` is an open extractor of exactly the new layers, or of
     those that recipes take, where the store's model cannot be opened by its name. ``source`` is needed where it cannot
-    be opened from the store. ``fields`` are ``batch_size``, ``num_workers``, ``part``, ``on_error``,
-    ``max_error_rate``, ``progress`` and ``metrics`` as of :func:`~featreg.extract`. A run that stopped is gone on with
-    by the same call.
+    be opened from the store. ``on_estimate`` is told what there is to do before anything is planned. ``fields`` are
+    ``batch_size``, ``num_workers``, ``part``, ``on_error``, ``max_error_rate``, ``progress`` and ``metrics`` as of
+    :func:`~featreg.extract`. A run that stopped is gone on with by the same call.
 
     Raises LayerError for a layer that the store has already, StoreMismatchError where this machine has other weights or
-    versions, and as :func:`~featreg.extract`.
+    versions and for another source than that of the store, StoreFullError where the disk has not the room, with the
+    store as it was, and as :func:`~featreg.extract`.
     """
-    place, registry, run = place_at(store), registry or default_registry(), run_of(fields)
-    writer = StoreWriter(place)
-    opened = source_of(writer.manifest, place.uri, source)
-    recipes = as_recipes(derive)
-    asked = _asked_besides(writer.manifest, layers, pool, flatten, recipes) if model is None else model
-    kept = as_kept(layers) if recipes else None
-    outputs = ask(asked, None, {}, derive=recipes, store_dtype=store_dtype, fit_from=fit_from, kept=kept)
-    extractor = create_extractor(outputs.request, registry=registry) if model is None else model
-    try:
-        while not _is_planned(writer, extractor, outputs):
-            _check_new(writer, [*outputs.kept, *(recipe.name for recipe in outputs.recipes)])
-            if model is None:  # what the state of a module of your own is called may depend on its layers
-                check_same_model(writer.manifest.fingerprint, fingerprint(extractor, registry), place.uri)
+    with layer_addition(
+        store,
+        layers,
+        pool=pool,
+        flatten=flatten,
+        derive=derive,
+        fit_from=fit_from,
+        store_dtype=store_dtype,
+        model=model,
+        source=source,
+        registry=registry,
+        **fields,
+    ) as addition:
+        if not addition.is_planned:
+            addition.check()
+        on_estimate(addition.estimate())
+        while not addition.is_planned:
+            addition.check()
             with suppress(StoreExistsError):  # somebody has added something meanwhile: these layers, or others
-                _add(writer, Work(opened, registry, extractor), extractor, outputs, run)
-        return complete(writer, Work(opened, registry, extractor), run)
-    finally:
-        if model is None:
-            extractor.close()
+                addition.plan()
+        return complete(addition.writer, addition.work, addition.run)
 
 
-def _asked_besides(
-    manifest: Manifest, layers: Sequence[Layer] | Layer | None, pool: Any, flatten: Any, recipes: Sequence[Recipe]
-) -> ExtractionRequest:
-    """The request of the store's model for further layers, or for those that recipes take."""
-    first = manifest.passes[0]
-    if flatten is None:
-        held = first.fingerprint.get("outputs", {}).get("flatten", ())
-        flatten = first.request.flatten is True or (bool(held) and len(held) == len(first.kept))
-    if recipes and not as_kept(layers):
-        return attrs.evolve(first.request, layers=inputs_of(recipes), pool=pool, flatten=False)
-    return attrs.evolve(first.request, layers=as_kept(layers), pool=pool, flatten=flatten)
+def estimate_layers(
+    store: str | os.PathLike[str], layers: Sequence[Layer] | Layer | None = None, **arguments: Any
+) -> Estimate:
+    """What :func:`add_layers` would take with these arguments: rows, bytes and free disk; nothing is written.
 
-
-def _is_planned(writer: StoreWriter, extractor: Extractor, outputs: Outputs) -> bool:
-    """Whether a pass for these layers is there, of an earlier run or of another one at work."""
-    return any(
-        part.origin == "model"
-        and part.request == extractor.request
-        and part.fingerprint.get("outputs", {}) == outputs.document
-        for part in writer.manifest.passes[1:]
-    )
-
-
-def _add(writer: StoreWriter, work: Work, extractor: Extractor, outputs: Outputs, run: Run) -> None:
-    """Plan the pass; raises StoreExistsError where somebody else has added something meanwhile."""
-    manifest = writer.manifest
-    size = run.batch_size or manifest.passes[0].batch_size
-    options = attrs.evolve(
-        run.options(manifest.passes[0]), batch_size=settle_batch_size(size, extractor, MAX_TASK_ROWS)
-    )
-    taken = [layer.array for layer in manifest.layers]
-    planner = make_planner(
-        manifest.source,
-        work.source,
-        extractor,
-        work.registry,
-        outputs=outputs,
-        options=options,
-        taken=taken,
-        progress=run.progress,
-    )
-    with write_errors(writer.place):
-        plan = planner(writer.place, manifest.index)
-    writer.add_pass(plan, 0, manifest.rows)
+    Raises as that, but for StoreFullError: :meth:`Estimate.check_room` does that.
+    """
+    with layer_addition(store, layers, **arguments) as addition:
+        if not addition.is_planned:
+            addition.check()
+        return addition.estimate()
 
 
 def append(
@@ -137,6 +100,7 @@ def append(
     model: Extractor | None = None,
     source: Source | str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
+    on_estimate: Callable[[Estimate], object] = lambda _: None,
     **fields: Any,
 ) -> FeatureStore:
     """Give the samples that a store does not know yet, by their keys, new rows at its end.
@@ -147,45 +111,71 @@ def append(
     :func:`add_layers`.
 
     Raises SourceError where the source has lost its classes, StoreMismatchError for another source than that of the
-    store, from which all rows are read later, and as :func:`~featreg.extract`.
+    store, from which all rows are read later, StoreFullError where the disk has not the room for the new rows, with the
+    store as it was, and as :func:`~featreg.extract`.
     """
-    place, registry, run = place_at(store), registry or default_registry(), run_of(fields)
-    writer = StoreWriter(place)
-    opened = source_of(writer.manifest, place.uri, source)
-    _check_same_source(writer.manifest, opened, place.uri)
-    work = Work(opened, registry, model)
+    run = run_of(fields)
+    writer, opened = _opened(store, source)
+    work = Work(opened, registry or default_registry(), model)
     done = False
     while not done:
         complete(writer, work, run)
         with suppress(StoreExistsError):  # somebody has added something meanwhile: some of these samples, or all
-            _add_rows(writer, opened)
+            _add_rows(writer, opened, on_estimate)
             done = True
     return complete(writer, work, run)
 
 
-def _add_rows(writer: StoreWriter, source: Source) -> None:
-    """Plan a pass for the samples that the store does not know, if there are any."""
+def estimate_rows(store: str | os.PathLike[str], *, source: Source | str | os.PathLike[str] | None = None) -> Estimate:
+    """What :func:`append` would take: how many samples are new, their bytes and free disk; nothing is written.
+
+    The index of the source is read once. Raises as :func:`append`, but for StoreFullError:
+    :meth:`Estimate.check_room` does that.
+    """
+    writer, opened = _opened(store, source)
+    targets = Targets(writer.manifest.source, opened)
+    return _estimate(writer, sum(1 for _ in _newcomers(writer, opened, targets)))
+
+
+def _opened(
+    store: str | os.PathLike[str], source: Source | str | os.PathLike[str] | None
+) -> tuple[StoreWriter, Source]:
+    """A store that gets more rows, and the source that they are in."""
+    place = place_at(store)
+    writer = StoreWriter(place)
+    opened = source_of(writer.manifest, place.uri, source)
+    remedy = (
+        "put the new samples where the others are; or extract them into a store of their own, and featreg merge both"
+    )
+    check_same_source(writer.manifest, opened, place.uri, remedy)
+    return writer, opened
+
+
+def _add_rows(writer: StoreWriter, source: Source, on_estimate: Callable[[Estimate], object]) -> None:
+    """Plan a pass for the samples that the store does not know, if there are any, and if there is room for them."""
     manifest = writer.manifest
     targets = Targets(manifest.source, source)
+
+    def check(rows: int) -> None:
+        found = _estimate(writer, rows)
+        on_estimate(found)
+        found.check_room()
+
+    plan = Plan.of(manifest.passes[0], targets.record)
+    writer.add_pass(plan, manifest.rows, manifest.rows, _newcomers(writer, source, targets), check)
+
+
+def _newcomers(writer: StoreWriter, source: Source, targets: Targets) -> Iterator[Sample]:
+    """The samples that the store does not know, with the numbers that their classes have in it."""
+    manifest = writer.manifest
     known = KnownKeys(iter_samples(writer.place, manifest), manifest.rows)
     drawn = Selection.recorded(manifest.source).drawn(source.index())
-    samples = (targets.renumbered(sample) for sample in known.unknown(drawn))
-    writer.add_pass(Plan.of(manifest.passes[0], targets.record), manifest.rows, manifest.rows, samples)
+    return (targets.renumbered(sample) for sample in known.unknown(drawn))
 
 
-def _check_same_source(manifest: Manifest, source: Source, uri: str) -> None:
-    """Raise StoreMismatchError for another source: whatever is done later reads all rows from one."""
-    record = manifest.source
-    here, there = {"kind": source.kind, "uri": source.uri}, {"kind": record.kind, "uri": record.uri}
-    refuse(
-        {f"source.{name}": (there[name], here[name]) for name in here if there[name] != here[name]},
-        f"the samples of the store {uri!r} come from another source",
-        "put the new samples where the others are; or extract them into a store of their own, and featreg merge both",
-    )
-
-
-def _check_new(writer: StoreWriter, layers: Sequence[Layer]) -> None:
-    known = [layer.key for layer in writer.manifest.layers]
-    double = [layer for layer in layers if layer in known]
-    if double:
-        raise LayerError(f"the store has the layers {double} already", "others than these", str(known))
+def _estimate(writer: StoreWriter, rows: int) -> Estimate:
+    """What so many new rows take, in every layer of the store."""
+    manifest = writer.manifest
+    layers: tuple[LayerRecord, ...] = tuple(manifest.layers)
+    task_rows = manifest.passes[0].task_rows
+    return estimate_addition(writer.place, manifest, layers, rows, adds="rows", task_rows=task_rows)

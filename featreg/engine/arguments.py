@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import attrs
@@ -11,9 +12,11 @@ import attrs
 from featreg.engine import run
 from featreg.errors import SpecError, near_matches
 from featreg.stores import FeatureStore
+from featreg.stores.outside import check_outside
+from featreg.stores.places.place import Place
 from featreg.stores.writer import StoreWriter
 
-__all__ = ["ENGINES", "check_counts", "engine_named", "raises_errors", "run_of", "share"]
+__all__ = ["ENGINES", "Engine", "check_counts", "engine_named", "raises_errors", "run_of", "share"]
 
 ENGINES = ("local", "ray")
 
@@ -23,18 +26,27 @@ _RUN = ("batch_size", "num_workers", "part", "on_error", "max_error_rate", "prog
 Complete: TypeAlias = Callable[[StoreWriter, run.Work, run.Run], FeatureStore]
 
 
-def engine_named(name: str, *, num_gpus: float | None, num_workers: int | None, address: str | None) -> Complete:
-    """What completes a store; raises SpecError, and MissingDependencyError for Ray where it is not installed."""
+@attrs.frozen
+class Engine:
+    """What completes a store, and what has to be ready before one is planned for a model on a device."""
+
+    complete: Complete
+    ready: Callable[[Place, run.Work, str], AbstractContextManager[None]] = lambda *_: nullcontext()
+
+
+def engine_named(name: str, *, num_gpus: float | None, num_workers: int | None, address: str | None) -> Engine:
+    """The engine of a name; raises SpecError, and MissingDependencyError for Ray where it is not installed."""
     if name not in ENGINES:
         matches = near_matches(str(name), ENGINES)
         raise SpecError(f"there is no engine {name!r}", " or ".join(map(repr, ENGINES)), repr(name), matches)
     if name == "ray":
         from featreg.engine import ray
 
-        return functools.partial(ray.complete, num_gpus=num_gpus, num_workers=num_workers, address=address)
+        asked: dict[str, Any] = {"num_gpus": num_gpus, "num_workers": num_workers, "address": address}
+        return Engine(functools.partial(ray.complete, **asked), functools.partial(ray.ready, **asked))
     if num_gpus is not None or address is not None:
         raise SpecError("num_gpus and address are those of Ray", "engine='ray', or neither of them", "engine='local'")
-    return run.complete
+    return Engine(run.complete)
 
 
 def run_of(fields: Mapping[str, Any], names: Collection[str] = _RUN) -> run.Run:
@@ -45,6 +57,8 @@ def run_of(fields: Mapping[str, Any], names: Collection[str] = _RUN) -> run.Run:
         raise SpecError(f"no such argument: {', '.join(unknown)}", f"some of {', '.join(names)}", matches=matches)
     check_counts(batch_size=fields.get("batch_size"), num_workers=fields.get("num_workers"))
     share(fields.get("max_error_rate"))
+    if fields.get("metrics") is not None:
+        check_outside(fields["metrics"], "the file of the metrics")
     asked = {name: value for name, value in fields.items() if name != "on_error"}
     return attrs.evolve(run.Run(**asked), raise_errors=raises_errors(fields.get("on_error", "record")))
 

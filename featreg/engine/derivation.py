@@ -9,8 +9,8 @@ import numpy as np
 
 from featreg.derived import FittedRecipe, Rows, Sweep, fit_together, row_slices, width_of
 from featreg.engine.loop.block import Block
+from featreg.engine.loop.keeping import shapes_of
 from featreg.engine.loop.options import Options
-from featreg.engine.planning.passes import shapes_of
 from featreg.errors import StoreError
 from featreg.recipe import Recipe
 from featreg.spec import Layer
@@ -21,7 +21,7 @@ from featreg.stores.receipts import Ledger
 from featreg.stores.staging import place_staged
 from featreg.stores.writer import StoreWriter
 
-__all__ = ["StoredInputs", "derive_tasks"]
+__all__ = ["StoredInputs", "derive_tasks", "input_record"]
 
 Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Floats: TypeAlias = np.ndarray[Any, Any]
@@ -35,7 +35,7 @@ class StoredInputs:
         self._store = FeatureStore(place)
         self._ledger = Ledger(place)
         self._arrays = {key: self._store[key] for key in keys}
-        self.given = tuple(_given(self._store.manifest, key) for key in self._arrays)
+        self.given = tuple(input_record(self._store.manifest, key) for key in self._arrays)
 
     @property
     def count(self) -> int:
@@ -117,7 +117,8 @@ def derive_tasks(
         yield task, len(block.errors), writer.commit(task, block.features, block.errors)
 
 
-def _given(manifest: Manifest, key: Layer) -> InputRecord:
+def input_record(manifest: Manifest, key: Layer) -> InputRecord:
+    """What a layer of a store is to a recipe that takes it."""
     record = next(layer for layer in manifest.layers if layer.key == key)
     return InputRecord(key, record.info, record.shape)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Literal
 
 from featreg.engine.arguments import check_counts, engine_named, raises_errors, share
-from featreg.engine.loop.stages import Clock
-from featreg.engine.opening import opened_for, preopened
-from featreg.engine.planning.asking import ask
+from featreg.engine.monitoring.stages import Clock
+from featreg.engine.opening import chosen, opened_for, preopened
+from featreg.engine.planning.asking import ask, chains_told
 from featreg.engine.planning.difference import check_same_run
 from featreg.engine.planning.estimate import Estimate, estimate_store, free_bytes
 from featreg.engine.planning.fingerprint import fingerprint
 from featreg.engine.planning.outputs import Derive, Outputs, StoreDtypes
-from featreg.engine.planning.preparing import Job
 from featreg.engine.planning.selection import Selection
+from featreg.engine.preparing import Job
 from featreg.engine.run import Run, Work
 from featreg.errors import SpecError, StoreExistsError
 from featreg.extractor import Extractor, create_extractor
@@ -26,6 +26,7 @@ from featreg.sources import Source
 from featreg.spec import ExtractionRequest, Layer
 from featreg.stores import FeatureStore
 from featreg.stores.layout import MANIFEST, PASSES
+from featreg.stores.outside import check_outside
 from featreg.stores.places.opening import place_at
 from featreg.stores.places.place import Place, write_errors
 from featreg.stores.replace import check_free, replacement
@@ -43,6 +44,8 @@ def extract(
     derive: Derive = (),
     fit_from: str | os.PathLike[str] | None = None,
     store_dtype: StoreDtypes = None,
+    kind: str | None = None,
+    source_options: Mapping[str, Any] | None = None,
     batch_size: int | Literal["auto"] | None = None,
     limit: int | None = None,
     fraction: float | None = None,
@@ -63,7 +66,8 @@ def extract(
 ) -> FeatureStore:
     """Run a model over a data set and write every requested layer to a store, one row per sample.
 
-    ``source`` is what :func:`~featreg.sources.open_source` opens; a .txt file holds texts where the model takes texts.
+    ``source`` is what :func:`~featreg.sources.open_source` opens, with ``kind`` and ``source_options`` where its path
+    does not tell them; a .txt file holds texts where the model takes texts.
     ``model``, ``layers`` and ``fields`` are as for :func:`~featreg.create_extractor`. In their place stands an open
     extractor, such as one of :func:`~featreg.from_module`, which stays open. ``derive`` are recipes of layers that are
     computed from others (see :class:`~featreg.Recipe`), which are only kept where they are in ``layers``; what they
@@ -108,22 +112,33 @@ def extract(
         metrics=metrics,
     )
     selection = Selection(limit, fraction, seed)
-    finish = engine_named(engine, num_gpus=num_gpus, num_workers=num_workers, address=address)
+    at_work = engine_named(engine, num_gpus=num_gpus, num_workers=num_workers, address=address)
     if overwrite and part is not None:
         raise SpecError("one run of several cannot replace a store", "overwrite=False, or no part", f"part={part!r}")
     place = _place(store, overwrite)
+    if metrics is not None:
+        check_outside(metrics, "the file of the metrics", place)
     outputs = ask(model, layers, fields, derive=derive, store_dtype=store_dtype, fit_from=fit_from)
+    source = chosen(source, kind, source_options)
     found, registry = preopened(source), registry or default_registry()
     here = engine == "local" or isinstance(model, Extractor)
-    with replacement(place, overwrite=overwrite) as target:
+    with ExitStack() as ready, replacement(place, overwrite=overwrite) as target:
         with _opened(model, outputs, registry) as extractor:
             job = Job(opened_for(source, found, extractor), extractor, registry, outputs, selection, run)
+            work = Work(job.source, registry, extractor if here else None)
+            ready.enter_context(at_work.ready(target, work, outputs.request.device))
             writer = _begin(target, job, place.uri, overwrite=overwrite, on_estimate=on_estimate)
             if here:
-                summary = finish(writer, Work(job.source, registry, extractor), run).summary
+                summary = at_work.complete(writer, work, run).summary
         if not here:  # workers elsewhere open the model themselves, and this one makes room
-            summary = finish(writer, Work(job.source, registry), run).summary
-    return FeatureStore(place, seconds=summary.seconds, done=summary.done, done_before=summary.done_before)
+            summary = at_work.complete(writer, work, run).summary
+    return FeatureStore(
+        place,
+        seconds=summary.seconds,
+        done=summary.done,
+        done_before=summary.done_before,
+        worked=summary.worked,
+    )
 
 
 def estimate(
@@ -135,6 +150,8 @@ def estimate(
     derive: Derive = (),
     fit_from: str | os.PathLike[str] | None = None,
     store_dtype: StoreDtypes = None,
+    kind: str | None = None,
+    source_options: Mapping[str, Any] | None = None,
     batch_size: int | Literal["auto"] | None = None,
     limit: int | None = None,
     fraction: float | None = None,
@@ -156,6 +173,7 @@ def estimate(
     selection, run = Selection(limit, fraction, seed), Run(batch_size=batch_size, num_workers=num_workers)
     place = _place(store, overwrite)
     outputs = ask(model, layers, fields, derive=derive, store_dtype=store_dtype, fit_from=fit_from)
+    source = chosen(source, kind, source_options)
     found, registry = preopened(source), registry or default_registry()
     with _opened(model, outputs, registry) as extractor:
         job = Job(opened_for(source, found, extractor), extractor, registry, outputs, selection, run)
@@ -208,4 +226,5 @@ def _opened(
 ) -> AbstractContextManager[Extractor]:
     if isinstance(model, Extractor):
         return nullcontext(model)
-    return create_extractor(outputs.request, registry=registry)
+    with chains_told(outputs.recipes):
+        return create_extractor(outputs.request, registry=registry)

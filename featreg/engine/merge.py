@@ -15,7 +15,7 @@ import numpy as np
 
 from featreg import serialize
 from featreg.engine.planning.difference import differences, same_values
-from featreg.errors import SpecError, StoreDamagedError, StoreError, StoreMismatchError
+from featreg.errors import SpecError, StoreDamagedError, StoreError, StoreFullError, StoreMismatchError
 from featreg.spec import Layer
 from featreg.stores.check import examine
 from featreg.stores.fits import read_fit, write_fit
@@ -165,7 +165,15 @@ def _check_alike(stores: Sequence[FeatureStore]) -> None:
                 f"the store {store.uri!r} is of another run than {stores[0].uri!r}:{lines}",
                 "the same layers, fits, fingerprint and classes in every store",
                 f"{len(found)} {'difference' if len(found) == 1 else 'differences'}",
+                remedy=_remedy(found, stores[0].uri),
             )
+
+
+def _remedy(found: Mapping[str, Any], first: str) -> str:
+    """What to do where nothing differs but what derived layers have learnt, each for itself."""
+    if not all(name.startswith("layers.") and ".fit" in name for name in found):
+        return ""
+    return f"extract or derive again with what one store has learnt: fit_from={first!r} (--fit-from)"
 
 
 def _differences(first: FeatureStore, second: FeatureStore) -> dict[str, tuple[Any, Any]]:
@@ -234,5 +242,8 @@ def _new_place(place: Place, *, overwrite: bool) -> Iterator[Place]:
         yield LocalPlace(aside)
         check_free(place.root, overwrite=overwrite)
         move_in(aside, place.root, overwrite=overwrite)
+    except StoreFullError as error:  # nothing that is finished is kept, unlike in a run
+        remedy = "make room and merge again; nothing of the new store is left"
+        raise StoreFullError(error.problem, error.expected, error.got, remedy=remedy) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

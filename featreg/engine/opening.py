@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
+from featreg.engine.planning.sorts import check_sort
 from featreg.errors import CapabilityError
 from featreg.extractor import Extractor
 from featreg.request import thaw
@@ -12,7 +14,17 @@ from featreg.sources import Source, open_source
 from featreg.sources.uris import file_name, file_uri, suffix
 from featreg.stores.layout import Manifest, SourceRecord
 
-__all__ = ["opened_for", "preopened", "source_of"]
+__all__ = ["chosen", "opened_for", "preopened", "source_of"]
+
+
+def chosen(
+    source: Source | str | os.PathLike[str], kind: str | None, options: Mapping[str, Any] | None
+) -> Source | str | os.PathLike[str]:
+    """A source that its kind or its options decide; else a path as it is, which the model may help to understand.
+
+    Raises as :func:`~featreg.sources.open_source`.
+    """
+    return open_source(source, kind=kind, **(options or {})) if kind is not None or options else source
 
 
 def preopened(source: Source | str | os.PathLike[str]) -> Source:
@@ -24,8 +36,13 @@ def preopened(source: Source | str | os.PathLike[str]) -> Source:
 
 
 def opened_for(source: Source | str | os.PathLike[str], found: Source, extractor: Extractor) -> Source:
-    """What :func:`preopened` found, or the list of images that a .txt file is for a model that takes images."""
-    return open_source(source) if _is_text_file(source) and not extractor.takes_text else found
+    """What :func:`preopened` found, or the list of images that a .txt file is for a model that takes images.
+
+    Raises SourceError for texts where the model takes images, and the other way round.
+    """
+    opened = open_source(source) if _is_text_file(source) and not extractor.takes_text else found
+    check_sort(opened, extractor)
+    return opened
 
 
 def _is_text_file(source: Any) -> bool:

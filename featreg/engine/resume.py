@@ -15,8 +15,8 @@ from featreg.engine.arguments import run_of
 from featreg.engine.nothing import Nothing
 from featreg.engine.opening import source_of
 from featreg.engine.planning.newcomers import KnownKeys, Targets
-from featreg.engine.planning.relearning import learn_again
 from featreg.engine.planning.selection import Selection
+from featreg.engine.relearning import learn_again
 from featreg.engine.run import Work, complete
 from featreg.registry import Registry, default_registry
 from featreg.sources import Sample, Source

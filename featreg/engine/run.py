@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Literal, Protocol
 
 import attrs
-import numpy as np
 
 from featreg.engine.derivation import derive_tasks
 from featreg.engine.loop.options import Options
@@ -21,15 +19,17 @@ from featreg.engine.monitoring.metrics import Metrics
 from featreg.engine.monitoring.monitor import Monitor
 from featreg.engine.monitoring.progress import progress_teller
 from featreg.engine.planning.difference import refuse, same_model
+from featreg.engine.planning.estimate import estimate_store
 from featreg.engine.planning.fingerprint import fingerprint
 from featreg.engine.planning.plan import check_part, task_order
-from featreg.errors import ErrorRateError, StoreExistsError, StoreFullError
+from featreg.errors import ErrorRateError, StoreExistsError
 from featreg.extractor import Extractor, create_extractor
 from featreg.registry import Registry
 from featreg.sources import Source
 from featreg.spec import ExtractionRequest
-from featreg.stores.layout import Manifest, Pass, Task
+from featreg.stores.layout import Pass, Task
 from featreg.stores.places.place import Place
+from featreg.stores.progress import PassWork
 from featreg.stores.reading.reader import FeatureStore
 from featreg.stores.receipts import finished_tasks, read_receipts
 from featreg.stores.staging import place_staged
@@ -60,13 +60,13 @@ class Run:
         asked = self.batch_size if isinstance(self.batch_size, int) else None
         return Options(asked or part.batch_size, threads, self.raise_errors)
 
-    def monitor(self, part: Pass, done: Collection[int], worker: str) -> Monitor:
+    def monitor(self, part: Pass, done: Collection[int], heart: Heartbeat) -> Monitor:
         """What counts the rows of a pass, of whose tasks those in ``done`` are done, and tells of them as asked for."""
         rows = part.stop - part.start
         there = sum(task.rows for task in part.iter_tasks() if task.number in done)
-        tellers: list[Teller] = [progress_teller(rows, there)] if self.progress else []
+        tellers: list[Teller] = [heart, *([progress_teller(rows, there)] if self.progress else [])]
         if self.metrics is not None:
-            tellers.append(Metrics(self.metrics, worker, part.number))
+            tellers.append(Metrics(self.metrics, heart.name, part.number))
         return Monitor(rows, there, batch_size=self.options(part).batch_size, tellers=tellers)
 
 
@@ -114,43 +114,78 @@ class DoTasks(Protocol):
     ) -> None: ...
 
 
-def complete(writer: StoreWriter, work: Work, run: Run, do_tasks: DoTasks | None = None) -> FeatureStore:
+def complete(
+    writer: StoreWriter,
+    work: Work,
+    run: Run,
+    do_tasks: DoTasks | None = None,
+    *,
+    only: Callable[[Pass], bool] = lambda _: True,
+) -> FeatureStore:
     """Do every task that has no receipt, then finalize the store.
 
-    ``do_tasks`` does those of a pass, in this process where it is None.
+    ``do_tasks`` does those of a pass, in this process where it is None. Of the passes are done those for which ``only``
+    is true; the store may be unfinished then.
 
     Raises ErrorRateError, StoreFullError where it is clear before that the disk has not the room, and whatever stops a
     task; what is finished is kept.
     """
-    done_before = _rows_done(writer)
+    before = _rows_done(writer)
     started = time.perf_counter()
+    done = 0
     while True:
         _cover_all_rows(writer)
-        _run_passes(writer, work, run, do_tasks or do_tasks_here)
+        done += _run_passes(writer, work, run, do_tasks or do_tasks_here, only)
         finish = writer.finalize_if_complete()
-        if finish is not None:  # else somebody has added something meanwhile
+        if finish is not None:
+            _check_rate(finish.failed, finish.rows, run.max_error_rate)
+            break
+        if not _left(writer, only) and _left(writer):  # else somebody has added something meanwhile
             break
     seconds = time.perf_counter() - started
-    _check_rate(finish.failed, finish.rows, run.max_error_rate)
-    done = _rows_done(writer) - done_before
-    return FeatureStore(writer.place, seconds=seconds if done else None, done=done, done_before=done_before)
+    return FeatureStore(
+        writer.place,
+        seconds=seconds if done else None,
+        done=done,
+        done_before=sum(before.values()),
+        worked=_worked(writer, before),
+    )
 
 
-def _run_passes(writer: StoreWriter, work: Work, run: Run, do_tasks: DoTasks) -> None:
-    left = {part.number: part.count - len(finished_tasks(writer.place, part)) for part in writer.manifest.passes}
-    if not any(left.values()):
-        return
+def _worked(writer: StoreWriter, before: Mapping[int, int]) -> tuple[PassWork, ...]:
+    """The passes that rows were finished of since each had so many as ``before`` says."""
+    now = _rows_done(writer)
+    return tuple(
+        PassWork(part.number, tuple(layer.key for layer in part.layers), part.start, part.stop, there, done)
+        for part in writer.manifest.passes
+        for there in [before.get(part.number, 0)]
+        if (done := now[part.number] - there)
+    )
+
+
+def _left(writer: StoreWriter, only: Callable[[Pass], bool] = lambda _: True) -> list[Pass]:
+    """The passes with tasks that have no receipt."""
+    passes = filter(only, writer.manifest.passes)
+    return [part for part in passes if len(finished_tasks(writer.place, part)) < part.count]
+
+
+def _run_passes(writer: StoreWriter, work: Work, run: Run, do_tasks: DoTasks, only: Callable[[Pass], bool]) -> int:
+    """Do what is left of the passes; how many rows this run has done itself, and nobody else."""
+    left = _left(writer, only)
+    if not left:
+        return 0
     writer.check_writable()
-    _check_room(writer.place, writer.manifest, left)
+    estimate_store(writer.place, writer.manifest, left).check_room()
     place_staged(writer.place)
     heart = Heartbeat(writer.place, run.part)
     try:
-        for part in writer.manifest.passes:
+        for part in left:
             done = finished_tasks(writer.place, part)
             if len(done) < part.count:
                 _run_pass(writer, part, work, run, heart, done=done, do_tasks=do_tasks)
     finally:
         heart.stop()
+    return heart.rows
 
 
 def do_tasks_here(
@@ -206,7 +241,7 @@ def _run_pass(
             heart.beat(task.rows, failed)
         _check_rate(failures, part.stop - part.start, run.max_error_rate)
 
-    with run.monitor(part, done, heart.name) as monitor:
+    with run.monitor(part, done, heart) as monitor:
         do_those = do_tasks if part.origin == "model" else _derive_tasks_here
         do_those(writer, part, work, run, done=done, committed=committed, monitor=monitor)
 
@@ -226,28 +261,13 @@ def _cover_all_rows(writer: StoreWriter) -> None:
             writer.add_pass(plan, part.stop, writer.manifest.rows)
 
 
-def _rows_done(writer: StoreWriter) -> int:
-    """The rows that every pass has done already."""
-    return sum(
-        task.rows
+def _rows_done(writer: StoreWriter) -> dict[int, int]:
+    """The rows that each pass has done already, by its number."""
+    return {
+        part.number: sum(task.rows for task in part.iter_tasks() if task.number in done)
         for part in writer.manifest.passes
         for done in [finished_tasks(writer.place, part)]
-        for task in part.iter_tasks()
-        if task.number in done
-    )
-
-
-def _check_room(place: Place, manifest: Manifest, left: dict[int, int]) -> None:
-    free = place.free_bytes()
-    rows = {part.number: min(left[part.number] * part.task_rows, part.stop - part.start) for part in manifest.passes}
-    needed = sum(rows[part.number] * _row_bytes(part) for part in manifest.passes)
-    if free is not None and needed > free:
-        raise StoreFullError(
-            f"the disk of the store {place.uri!r} has not the room for its features",
-            f"{needed:,} bytes",
-            f"{free:,} bytes free",
-            remedy="make room, or another path; fewer layers, a pooling or dtype='float16' take less",
-        )
+    }
 
 
 def _cpus() -> int:
@@ -258,17 +278,13 @@ def _cpus() -> int:
         return os.cpu_count() or 1
 
 
-def _row_bytes(part: Pass) -> int:
-    return sum(math.prod(layer.shape) * np.dtype(layer.dtype).itemsize for layer in part.layers)
-
-
 def _check_rate(failed: int, rows: int, most: float | None) -> None:
     if most is not None and failed > most * rows:
         raise ErrorRateError(
             f"{failed} of {rows} rows failed",
             f"at most {most:g} of them (max_error_rate)",
             f"{failed / rows:.3g}",
-            remedy="look at the errors of the store; a larger max_error_rate goes on with what is finished",
+            remedy="featreg.open_store(STORE).errors says why; a larger max_error_rate goes on with what is finished",
         )
 
 

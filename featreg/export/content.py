@@ -14,6 +14,7 @@ from featreg import serialize
 from featreg.spec import Layer
 from featreg.stores.layout import Pass
 from featreg.stores.reading.npy import array_name, layer_blocks
+from featreg.stores.reading.records import as_targets
 from featreg.stores.reading.rows import Rows
 
 __all__ = ["Content", "Entry", "content_of"]
@@ -21,7 +22,7 @@ __all__ = ["Content", "Entry", "content_of"]
 Values: TypeAlias = np.ndarray[Any, Any]
 
 TARGETS = "targets"
-"""The array of the targets; another number behind it where a layer has that name."""
+"""The array of the targets, -1 where a row has none; another number behind it where a layer has that name."""
 
 
 @attrs.frozen
@@ -47,6 +48,11 @@ class Content:
     rows: Rows
     entries: tuple[Entry, ...]
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The keys of the layers."""
+        return tuple(entry.layer for entry in self.entries if entry.layer is not None)
+
     def document(self, kind: str, homes: Mapping[str, str], files: Sequence[str]) -> str:
         """``export.json``: where each array is and what it holds, and what computed it."""
         arrays = {entry.name: _describe(entry, homes[entry.name]) for entry in self.entries if entry.name in homes}
@@ -65,9 +71,9 @@ class Content:
 
 
 def content_of(rows: Rows, layers: Sequence[Layer]) -> Content:
-    """The layers, and the targets where there are any."""
+    """The layers, and the targets where the store has any."""
     entries = [_layer(rows, layer) for layer in layers]
-    if not any(block["target"].null_count for block in rows.iter_samples()):
+    if rows.targets is not None:
         taken = {entry.name.casefold() for entry in entries}
         name = next(name for name in (TARGETS, *map(f"{TARGETS}-{{}}".format, range(2, 99))) if name not in taken)
         entries.append(Entry(name, (len(rows),), np.dtype(np.int64), lambda: _targets(rows)))
@@ -75,7 +81,7 @@ def content_of(rows: Rows, layers: Sequence[Layer]) -> Content:
 
 
 def _targets(rows: Rows) -> Iterator[Values]:
-    return (block["target"].to_numpy() for block in rows.iter_samples())
+    return (as_targets(block["target"]) for block in rows.iter_samples())
 
 
 def _layer(rows: Rows, layer: Layer) -> Entry:

@@ -11,7 +11,6 @@ from featreg.extras import data_extra
 from featreg.spec import Layer
 from featreg.stores.reading.batches import block_rows
 from featreg.stores.reading.records import evenly
-from featreg.stores.reading.rows import Rows
 
 with data_extra():
     import pyarrow
@@ -41,23 +40,24 @@ def write_parquet(folder: Path, content: Content) -> dict[str, str]:
     for entry in content.entries:
         if entry.layer is not None:
             homes[entry.name] = f"{entry.name}.parquet"
-            _write_layer(folder / homes[entry.name], content.rows, entry, entry.layer)
+            _write_layer(folder / homes[entry.name], content, entry, entry.layer)
     return homes
 
 
-def write_samples(folder: Path, rows: Rows) -> None:
+def write_samples(folder: Path, content: Content) -> None:
     """``samples.csv``: row, key, uri, target, status and error of every row; nothing where there is no value."""
     writer = None
     with open(folder / SAMPLES, "xb") as file:
-        for table in rows.iter_samples():
+        for table in content.rows.iter_samples(content.layers):
             writer = writer or pa.csv.CSVWriter(file, table.schema)
             writer.write_table(table)
         if writer is not None:
             writer.close()
 
 
-def _write_layer(path: Path, rows: Rows, entry: Entry, layer: Layer) -> None:
-    tables, writer = evenly(rows.iter_samples(), block_rows(rows, [layer])), None
+def _write_layer(path: Path, content: Content, entry: Entry, layer: Layer) -> None:
+    rows = content.rows
+    tables, writer = evenly(rows.iter_samples(content.layers), block_rows(rows, [layer])), None
     try:
         for table, block in zip(tables, entry.blocks(), strict=True):
             whole = table.append_column("features", _column(block.reshape(-1), entry))

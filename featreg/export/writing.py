@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from featreg.errors import SpecError, StoreError, StoreExistsError, near_matches
 from featreg.export.content import Content
+from featreg.stores.outside import check_outside
 from featreg.stores.places.disk import aside_name, sync_file, sync_folder
 
 __all__ = ["DOCUMENT", "FORMATS", "Writer", "new_folder", "writer_of"]
@@ -53,7 +54,8 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Pat
     """A folder to write to, which takes its place when the block ends, its files on disk; else nothing of it is left.
 
     With ``overwrite`` an empty folder or an earlier export may be in the way, and stays until then. Raises SpecError
-    for a path that reads like a file, StoreExistsError for one that is taken, StoreError for what cannot be written.
+    for a path that reads like a file or lies in a store, StoreExistsError for one that is taken, StoreError for what
+    cannot be written.
     """
     place = Path(os.path.realpath(path))
     if place.suffix in _SUFFIXES:
@@ -64,6 +66,7 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Pat
             remedy=repr(str(Path(path).with_suffix(""))),
         )
     _check_free(place, overwrite=overwrite)
+    check_outside(place, "the export")
     aside = place.with_name(aside_name(place.name))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

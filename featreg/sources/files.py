@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import stat
@@ -20,6 +21,7 @@ __all__ = [
     "Entry",
     "Identity",
     "check_exists",
+    "check_unchanged",
     "entries",
     "exists",
     "file_errors",
@@ -34,6 +36,10 @@ __all__ = [
 
 MAX_BYTES = 2**31
 """The most bytes of one sample: two GiB hold any image that :data:`featreg.images.MAX_PIXELS` allows."""
+
+
+LIKENESS = 0.7
+"""How alike two names are, as difflib counts, of which one may be meant by the other."""
 
 
 @attrs.frozen
@@ -129,7 +135,7 @@ def check_exists(uri: str, *, folder: bool) -> None:
             f"there is no {wanted[2:]} {file_name(uri)!r}",
             wanted,
             f"nothing at {shown(uri)!r}",
-            near_matches(file_name(uri), _siblings(uri)),
+            _beside(uri),
         )
     if is_folder(uri) != folder:
         raise SourceError(f"{shown(uri)!r} is not {wanted}", wanted, other)
@@ -179,6 +185,17 @@ def read_file(uri: str, key: str, size: int | None = None) -> bytes:
         return file.read(there)  # and no more: files as in /proc are said to be empty, and some never end
 
 
+def check_unchanged(data: bytes, size: int | None, key: str) -> None:
+    """Raise SourceError for a file of another size than the index has taken down, if it has."""
+    if size is not None and len(data) != size:
+        raise SourceError(
+            "the file has changed since it was indexed",
+            f"{size} bytes",
+            f"{len(data)} bytes for {key!r}",
+            remedy="put the file back as it was; featreg repair STORE --retry-failed takes it as it is by now",
+        )
+
+
 def read_range(uri: str, offset: int, size: int, key: str) -> bytes:
     """``size`` bytes of a file from ``offset``; raises SourceError, also where the file ends before."""
     _check_size(size, key)
@@ -216,6 +233,17 @@ def open_file(uri: str, key: str = "") -> IO[bytes]:
 def _check_size(size: int, key: str) -> None:
     if not 0 <= size <= MAX_BYTES:
         raise SourceError("too large to be a sample", f"at most {MAX_BYTES} bytes", f"{size} bytes for {key!r}")
+
+
+def _beside(uri: str) -> tuple[str, ...]:
+    """What lies there under a name that somebody may have meant: a folder holds all sorts of other names."""
+    name = file_name(uri)
+    return tuple(near for near in near_matches(name, _siblings(uri)) if _looks_like(name, near))
+
+
+def _looks_like(name: str, near: str) -> bool:
+    one, other = name.casefold(), near.casefold()
+    return one in other or difflib.SequenceMatcher(a=one, b=other).ratio() >= LIKENESS
 
 
 def _siblings(uri: str) -> list[str]:

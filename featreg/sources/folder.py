@@ -12,7 +12,17 @@ import attrs
 from featreg.errors import SourceError
 from featreg.images import is_image_name, suffixes
 from featreg.sources.base import Sample, Source
-from featreg.sources.files import Entry, Identity, check_exists, entries, exists, identity, read_file, size_of
+from featreg.sources.files import (
+    Entry,
+    Identity,
+    check_exists,
+    check_unchanged,
+    entries,
+    exists,
+    identity,
+    read_file,
+    size_of,
+)
 from featreg.sources.order import natural_order
 from featreg.sources.uris import file_uri, join, readable, shown
 
@@ -76,7 +86,10 @@ class FolderSource(Source):
             )
 
     def read(self, sample: Sample) -> bytes:
-        return read_file(sample.uri, sample.key, sample.size)
+        """The bytes of an image; raises SourceError also where they are not as many as when it was indexed."""
+        data = read_file(sample.uri, sample.key, sample.size)
+        check_unchanged(data, sample.size, sample.key)
+        return data
 
     @cached_property
     def _class_folders(self) -> tuple[str, ...] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 
 from featreg.errors import SourceError
@@ -14,6 +15,9 @@ from featreg.sources.uris import file_name, join, local_path, path_uri, shown, s
 __all__ = ["check_files", "expand", "find_files"]
 
 _MAGIC = re.compile(r"[*?\[{]")
+
+SHOWN = 5
+"""How many missing files an error names."""
 
 
 def check_files(uri: str, end: str) -> None:
@@ -30,7 +34,7 @@ def find_files(uri: str, end: str) -> list[tuple[str, str]]:
     """The name and the URI of every file, in natural order.
 
     A name is the path below the folder, or below the part of a pattern that has no wildcard; it does not depend on how
-    many files there are. Raises SourceError where there is none.
+    many files there are. Raises SourceError where there is none, and where alternatives in braces are missing.
     """
     if is_folder(uri):
         names = [entry.name for entry in entries(uri) if not (entry.folder or entry.name.startswith("."))]
@@ -38,7 +42,9 @@ def find_files(uri: str, end: str) -> list[tuple[str, str]]:
     if _is_literal(uri):
         return [(file_name(uri), uri)]
     fixed = _inside(uri)[: _first_magic(_inside(uri))].count("/")
-    return [("/".join(_inside(found).split("/")[fixed:]), found) for found in expand(uri)]
+    files = expand(uri)
+    _check_all_there(uri, files)
+    return [("/".join(_inside(found).split("/")[fixed:]), found) for found in files]
 
 
 def expand(uri: str) -> list[str]:
@@ -53,6 +59,19 @@ def expand(uri: str) -> list[str]:
     if not found:
         raise SourceError("no file fits the pattern", "at least one file", repr(shown(uri)))
     return found
+
+
+def _check_all_there(uri: str, files: list[str]) -> None:
+    """Raise SourceError for alternatives that are missing on this machine; elsewhere, opening each tells."""
+    paths = [local_path(file) for file in files]
+    missing = [file for file, path in zip(files, paths, strict=True) if path is not None and not os.path.exists(path)]
+    if missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise SourceError(
+            f"{len(missing)} of the {len(files)} files of the pattern {shown(uri)!r} are missing",
+            "a file for each alternative in braces",
+            f"without {', '.join(repr(file_name(file)) for file in missing[:SHOWN])}{more}",
+        )
 
 
 def _is_literal(uri: str) -> bool:

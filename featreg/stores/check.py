@@ -25,6 +25,7 @@ from featreg.stores.layout import (
     Task,
     pass_name,
 )
+from featreg.stores.places.oserrors import no_file
 from featreg.stores.places.place import Place, read_errors
 from featreg.stores.reading.records import evenly
 from featreg.stores.receipts import count_passes, read_finish, read_header, read_pass, read_receipt
@@ -113,7 +114,8 @@ def _check_documents(place: Place, *, finished: bool) -> Iterator[Finding]:
 
 
 def _found(name: str, error: StoreError, task: Task | None = None) -> Finding:
-    refused = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+    cause = error.__cause__
+    refused = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and not no_file(cause)
     kind: Kind = "unreadable" if refused and not isinstance(error, StoreDamagedError) else "damaged"
     return Finding(kind, name, error.got or error.problem, task)
 

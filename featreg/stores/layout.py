@@ -22,7 +22,7 @@ A task's rows count once its receipt is there, whatever its shards look like: Za
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -146,6 +146,14 @@ class Pass:
         number = self.start // self.task_rows + position
         start, stop = number * self.task_rows, (number + 1) * self.task_rows
         return Task(number, max(start, self.start), min(stop, self.stop), self.number, self.sha256)
+
+    def written_rows(self, done: Collection[int]) -> int:
+        """How many rows are still to be written where the tasks with these numbers are done.
+
+        The first task of an appended pass writes its shards anew, with the rows that earlier passes have in them.
+        """
+        again = 0 if not self.count or self.task(0).number in done else self.start % self.task_rows
+        return again + sum(task.rows for task in self.iter_tasks() if task.number not in done)
 
     def iter_tasks(self) -> Iterator[Task]:
         """The tasks one by one; together they cover every row of the pass once."""

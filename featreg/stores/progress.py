@@ -11,11 +11,12 @@ from typing import Any
 import attrs
 
 from featreg.errors import StoreError
+from featreg.spec import Layer
 from featreg.stores.layout import WORKERS, Manifest
 from featreg.stores.places.place import Place
 from featreg.stores.receipts import finished_tasks, read_finish, try_receipts
 
-__all__ = ["SILENT", "Progress", "Worker", "at_work", "progress", "workers"]
+__all__ = ["SILENT", "PassWork", "Progress", "Worker", "at_work", "progress", "seen", "workers"]
 
 SILENT = 300.0
 """Seconds after which a worker of another machine that says nothing is taken for dead: it speaks after each task."""
@@ -40,12 +41,27 @@ class Progress:
 
 
 @attrs.frozen
+class PassWork:
+    """What one run saw done of a pass: its layers in the rows from ``start`` to before ``stop``.
+
+    ``before`` rows were finished when it began, ``done`` were finished since, by it and by others.
+    """
+
+    number: int
+    layers: tuple[Layer, ...]
+    start: int
+    stop: int
+    before: int
+    done: int
+
+
+@attrs.frozen
 class Worker:
     """What a worker says of itself; no other worker goes by it.
 
     Times are in seconds since 1970, by the clock of its machine.
 
-    ``rows`` counts what it has done, ``rate`` are its rows per second.
+    ``rows`` counts what it has committed; ``rate`` are its computed rows per second, those of a task under way too.
     """
 
     name: str
@@ -96,9 +112,20 @@ def at_work(place: Place, now: float) -> list[Worker]:
     return [worker for worker in workers(place) if _is_alive(worker, now)]
 
 
+def seen(place: Place) -> list[Worker]:
+    """The workers but those that are known to be dead: of another machine nobody knows, and its last sign tells."""
+    return [worker for worker in workers(place) if not _is_here(worker) or _runs(worker)]
+
+
 def _is_alive(worker: Worker, now: float) -> bool:
-    if worker.host != socket.gethostname() or os.name != "posix":
-        return abs(now - worker.updated) < SILENT
+    return _runs(worker) if _is_here(worker) else abs(now - worker.updated) < SILENT
+
+
+def _is_here(worker: Worker) -> bool:
+    return worker.host == socket.gethostname() and os.name == "posix"
+
+
+def _runs(worker: Worker) -> bool:
     try:
         os.kill(worker.pid, 0)
     except ProcessLookupError:

@@ -36,6 +36,7 @@ from featreg.stores.layout import (
 from featreg.stores.places.place import Place, write_errors
 from featreg.stores.progress import at_work
 from featreg.stores.receipts import count_passes, read_receipts
+from featreg.stores.retries import note_retries
 
 __all__ = ["Repair", "repair"]
 
@@ -69,9 +70,10 @@ def repair(
     """Mend what :func:`~featreg.stores.check.examine` finds; no worker may be at work meanwhile.
 
     Documents and metadata are made anew. A task with a damaged shard or receipt loses its receipt, so that the next run
-    does it again; with ``retry_failed`` so does every task with a failed row. ``reindex`` gives the samples of a
-    damaged part of the index, which must be those that it held; ``refit`` learns again what a derived layer has learnt,
-    if it can, where the fit is lost together with its copy, and must find the same.
+    does it again; with ``retry_failed`` so does every task with a failed row, whose file is taken as it is by now.
+    ``reindex`` gives the samples of a damaged part of the index, which must be those that it held; ``refit`` learns
+    again what a derived layer has learnt, if it can, where the fit is lost together with its copy, and must find the
+    same.
 
     Raises StoreDamagedError where a pass is lost together with its copy, or an index or a fit cannot be had again, and
     StoreError where files cannot be read for another reason than damage, and where workers are at work, by ``clock``
@@ -91,11 +93,14 @@ def repair(
             remedy="extract again",
         )
     with write_errors(place):
+        _remove_folders(place, findings, done)
         _restore_documents(place, manifest, findings, done)
         _restore_index(place, manifest, findings, reindex, done)
         tasks = {finding.task: None for finding in findings if finding.task is not None}
         if retry_failed:
-            tasks |= dict.fromkeys(_failed(place, manifest, set(tasks)))
+            for task, rows in list(_failed(place, manifest, set(tasks))):
+                note_retries(place, task, rows)
+                tasks[task] = None
         _restore_fits(place, manifest, findings, refit, done)
         _replan(place, manifest, list(tasks), findings, done)
         _remove_strays(place, manifest, findings, done)
@@ -122,6 +127,18 @@ def _check_readable(place: Place, findings: list[Finding]) -> None:
             f"{unreadable[0].name!r}: {unreadable[0].problem}",
             remedy="look at their rights, the disk and the network",
         )
+
+
+def _remove_folders(place: Place, findings: list[Finding], done: Repair) -> None:
+    """Make room where a folder is in the place of a file; what lies in it, and belongs to no row, goes as well."""
+    damaged = [finding.name for finding in findings if finding.kind == "damaged"]
+    strays = [finding.name for finding in findings if finding.kind == "stray"]
+    for name in damaged:
+        for stray in strays:
+            if stray.startswith(f"{name}/"):
+                place.remove(stray)
+                done.removed.append(stray)
+        place.remove_folder(name)
 
 
 def _restore_documents(place: Place, manifest: Manifest, findings: list[Finding], done: Repair) -> None:
@@ -192,11 +209,12 @@ def _learn_again(place: Place, part: Pass, layer: LayerRecord, fit: FitRecord, r
     write_fit(place, found)
 
 
-def _failed(place: Place, manifest: Manifest, broken: set[Task]) -> Iterator[Task]:
+def _failed(place: Place, manifest: Manifest, broken: set[Task]) -> Iterator[tuple[Task, list[int]]]:
+    """The tasks with failed rows, and those rows."""
     tasks = itertools.tee(task for task in manifest.iter_tasks() if task not in broken)
     for task, receipt in zip(tasks[0], read_receipts(place, tasks[1]), strict=True):
         if receipt is not None and receipt.errors:
-            yield task
+            yield task, list(map(int, receipt.errors))
 
 
 def _replan(place: Place, manifest: Manifest, tasks: list[Task], findings: list[Finding], done: Repair) -> None:

@@ -33,14 +33,12 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> Plac
     place = place_at(path)
     if not place.is_taken():
         return place
-    if not overwrite or not isinstance(place, LocalPlace):
-        raise StoreExistsError(
-            f"the path of the store is taken: {place.uri!r}",
-            "a path where nothing is",
-            "a file" if isinstance(place, LocalPlace) and place.root.is_file() else "a folder",
-            remedy="another path, or overwrite=True (--overwrite)" if not overwrite else "another URL, or delete it",
-        )
+    if not isinstance(place, LocalPlace):
+        raise _taken(place, "a folder", "another URL, or delete it")
     foreign = _foreign(place)
+    if not overwrite:
+        remedy = "another path" if foreign else "another path, or overwrite=True (--overwrite)"
+        raise _taken(place, "a file" if place.root.is_file() else "a folder", remedy)
     if foreign:
         raise StoreExistsError(
             f"refused to overwrite {place.uri!r}, which is not a feature store alone",
@@ -49,6 +47,12 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> Plac
             remedy="another path, or delete it yourself",
         )
     return place
+
+
+def _taken(place: Place, what: str, remedy: str) -> StoreExistsError:
+    return StoreExistsError(
+        f"the path of the store is taken: {place.uri!r}", "a path where nothing is", what, remedy=remedy
+    )
 
 
 @contextmanager

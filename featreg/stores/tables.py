@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from featreg.errors import StoreError
 from featreg.extras import data_extra
+from featreg.spec import Layer
 from featreg.stores.documents import damaged
 from featreg.stores.index import WRITING, Index
-from featreg.stores.layout import SAMPLES, Manifest, Task
+from featreg.stores.layout import SAMPLES, Manifest, Pass, Task
 from featreg.stores.places.place import Place
 from featreg.stores.receipts import Ledger
 
@@ -72,14 +73,18 @@ def _groups(file: Any) -> Iterator[Any]:
         raise _damaged_table(error) from error
 
 
-def made_samples(place: Place, manifest: Manifest, pending: Container[Task] = ()) -> Iterator[Any]:
+def made_samples(
+    place: Place, manifest: Manifest, pending: Container[Task] = (), layers: Collection[Layer] | None = None
+) -> Iterator[Any]:
     """The sample table from the index and the receipts; rows without a receipt of every pass are pending.
 
-    The rows of ``pending`` tasks are pending as well. The error of a row is that of its first pass with one.
+    The rows of ``pending`` tasks are pending as well. The error of a row is that of its first pass with one. Of some
+    ``layers``, by their keys, only the passes count that have one of them.
     """
     ledger = Ledger(place)
+    passes = [part for part in manifest.passes if layers is None or any(layer.key in layers for layer in part.layers)]
     for block in Index(place, manifest.index).blocks():
-        yield _judged(block, ledger, manifest, pending)
+        yield _judged(block, ledger, passes, pending)
 
 
 def write_samples(place: Place, manifest: Manifest) -> tuple[Counts, str]:
@@ -103,12 +108,12 @@ def write_samples(place: Place, manifest: Manifest) -> tuple[Counts, str]:
     return counts, content
 
 
-def _judged(block: Any, ledger: Ledger, manifest: Manifest, pending: Container[Task]) -> Any:
+def _judged(block: Any, ledger: Ledger, passes: Sequence[Pass], pending: Container[Task]) -> Any:
     """A block of the index with the status and the error of its rows."""
     first, count = block["row"][0].as_py(), block.num_rows
     status, covered = np.zeros(count, np.int64), np.zeros(count, np.int64)
     errors: list[str | None] = [None] * count
-    for part in manifest.passes:
+    for part in passes:
         for task, receipt in ledger.over(part, first, first + count):
             rows = slice(max(task.start - first, 0), task.stop - first)
             covered[rows] += 1
@@ -120,7 +125,7 @@ def _judged(block: Any, ledger: Ledger, manifest: Manifest, pending: Container[T
                 if 0 <= position < count:
                     status[position] = max(status[position], 1)
                     errors[position] = errors[position] or message
-    status[covered < len(manifest.groups)] = 2
+    status[covered < len({part.group for part in passes})] = 2
     columns = [block[name] for name in ("row", "key", "uri", "target")]
     return pa.table([*columns, _STATUS.take(pa.array(status)), pa.array(errors, pa.string())], schema=_SCHEMA)
 

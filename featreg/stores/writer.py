@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -76,15 +76,29 @@ class StoreWriter:
                     shutil.rmtree(aside, ignore_errors=True)
             return cls(place, manifest)
 
-    def add_pass(self, plan: Plan, start: int, stop: int, index: Iterable[IndexRow] | None = None) -> Pass | None:
+    def add_pass(
+        self,
+        plan: Plan,
+        start: int,
+        stop: int,
+        index: Iterable[IndexRow] | None = None,
+        check: Callable[[int], object] = lambda rows: None,
+    ) -> Pass | None:
         """Plan the layers of ``plan`` over some rows, or over the new rows of ``index`` from ``start`` on.
 
-        None where the index has no sample. Raises StoreExistsError where somebody else planned something meanwhile.
+        None where the index has no sample. ``check`` is told how many rows it has before it is planned: nothing is, if
+        it raises. Raises StoreExistsError where somebody else planned something meanwhile.
         """
         number = len(self.manifest.passes)
         with write_errors(self.place):
             part = None if index is None else write_index(self.place, number, start, index)
             end = stop if part is None else part.stop
+            try:
+                check(end - start)
+            except BaseException:
+                if part is not None:
+                    self.place.remove(part.name)
+                raise
             added = None if end == start else _pass(plan, number, start, end, part)
             taken = added is not None and not self._create_pass(added)
             self.manifest = read_manifest(self.place)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from featreg.engine.loop.stages import Clock, Stages
+from featreg.engine.monitoring.stages import Clock, Stages
 from featreg.errors import OutOfMemoryError
 from featreg.extractor import Extractor
 from featreg.preprocess import crop_size

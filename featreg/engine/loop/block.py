@@ -41,6 +41,8 @@ class Block:
             layer.key: np.full((task.rows, *layer.shape), np.nan, layer.dtype) for layer in part.layers
         }
         self.errors: dict[int, str] = {}
+        self.stopped_at: int | None = None
+        """The row whose error was raised."""
 
     def fill_all(self, first: Loaded, loaded: Iterator[Loaded], extractor: Model) -> None:
         """Extract all rows of the task, ``first`` and those that follow."""
@@ -89,7 +91,8 @@ class Block:
     def _raise_first(self, failed: dict[int, FeatregError], start: int) -> None:
         if failed and self._options.raise_errors:
             place = min(failed)
-            failed[place].add_note(f"row {self._task.start + start + place}")
+            self.stopped_at = self._task.start + start + place
+            failed[place].add_note(f"row {self.stopped_at}")
             raise failed[place]
 
 

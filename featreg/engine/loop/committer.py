@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import attrs
 import numpy as np
 
-from featreg.engine.loop.stages import Stages
+from featreg.engine.monitoring.stages import Stages
 from featreg.spec import Layer
 from featreg.stores.layout import Task
 from featreg.stores.writer import StoreWriter

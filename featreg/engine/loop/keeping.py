@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from featreg.derived import FittedRecipe, fit, gather
-from featreg.engine.planning.passes import shapes_of
+from featreg.derived import FittedRecipe, Shapes, fit, gather, input_shapes
 from featreg.pooling import flat_array
 from featreg.recipe import Recipe
 from featreg.spec import Layer
-from featreg.stores.layout import LayerRecord, Pass
+from featreg.stores.layout import InputRecord, LayerRecord, Pass
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "shapes_of"]
 
 Floats: TypeAlias = np.ndarray[Any, Any]
 
@@ -53,3 +52,9 @@ class Keeper:
 def _ready(recipe: Recipe, part: Pass) -> FittedRecipe:
     """A recipe that has nothing to learn."""
     return fit(recipe, shapes_of(recipe, part.inputs))
+
+
+def shapes_of(recipe: Recipe, given: Sequence[InputRecord]) -> Shapes:
+    """The shapes of one row of each input, after pooling; raises LayerError for an input that there is not."""
+    infos, shapes = {one.key: one.info for one in given}, {one.key: one.shape for one in given}
+    return input_shapes(recipe, infos, shapes, {one.key for one in given if one.pooled})

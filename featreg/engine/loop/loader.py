@@ -10,11 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
 from featreg.engine.loop.budget import Budget
-from featreg.engine.loop.stages import Stages
+from featreg.engine.monitoring.stages import Stages
 from featreg.errors import ImageError, InputError, SourceError
 from featreg.images import Pixels, decoded_size, to_pixels
 from featreg.preprocess import crop, crop_size
 from featreg.sources import Content, Sample, Source
+from featreg.sources.uris import shown
 from featreg.spec import Preprocess
 
 __all__ = ["AHEAD_BYTES", "DECODING_BYTES", "Loaded", "load_crops", "load_texts"]
@@ -87,6 +88,7 @@ def _load(source: Source, sample: Sample, prepare: Callable[[Content, Stages], L
             content = source.read(sample)
         return prepare(content, stages)
     except (ImageError, InputError, SourceError) as error:
+        error.add_note(f"sample {sample.key!r}, {shown(sample.uri)}")  # for whoever lets it stop the run
         return error
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 
 from featreg.engine.loop.batching import Batching
 from featreg.engine.loop.block import Block
@@ -12,13 +12,16 @@ from featreg.engine.loop.committer import Committed, Committer
 from featreg.engine.loop.loader import Loaded, load_crops, load_texts
 from featreg.engine.loop.options import Options
 from featreg.engine.monitoring.monitor import Monitor
+from featreg.errors import ImageError, StoreError
 from featreg.extractor import Extractor
 from featreg.sources import Sample, Source
 from featreg.stores.index import Index
 from featreg.stores.layout import Task
+from featreg.stores.places.place import Place
+from featreg.stores.retries import note_retries, retried_rows
 from featreg.stores.writer import StoreWriter
 
-__all__ = ["Committed", "Options", "run_tasks", "samples_of"]
+__all__ = ["Committed", "Options", "fill_block", "run_tasks", "samples_of"]
 
 
 def run_tasks(
@@ -42,7 +45,8 @@ def run_tasks(
     model = Batching(extractor, options.batch_size, stages=monitor.stages, computed=monitor.computed)
     monitor.begin()
     begun: deque[Task] = deque()
-    rows = samples_of(_unfinished(tasks, writer, begun, monitor), Index(writer.place, writer.manifest.index))
+    index = Index(writer.place, writer.manifest.index)
+    rows = samples_of(_unfinished(tasks, writer, begun, monitor), index, retried_rows(writer.place))
     with (
         closing(_load(source, rows, extractor, options, monitor)) as loading,
         Committer(writer, committed, monitor.stages) as committer,
@@ -52,10 +56,23 @@ def run_tasks(
             task = begun.popleft()
             part = writer.manifest.passes[task.pass_number]
             block = Block(part, task, options, writer.fitted(part))
-            block.fill_all(first, loaded, model)
+            fill_block(block, first, loaded, model, place=writer.place, task=task)
             monitor.batch_size = model.size
             monitor.finished(task.rows)
             committer.put(task, block.features, block.errors)
+
+
+def fill_block(
+    block: Block, first: Loaded, loaded: Iterator[Loaded], model: Batching, *, place: Place, task: Task
+) -> None:
+    """Extract all rows of a task; of an image that stops the run it is noted that it may be mended before the next."""
+    try:
+        block.fill_all(first, loaded, model)
+    except ImageError:
+        if block.stopped_at is not None:
+            with suppress(OSError, StoreError):
+                note_retries(place, task, [block.stopped_at])
+        raise
 
 
 def _unfinished(tasks: Iterable[Task], writer: StoreWriter, begun: deque[Task], monitor: Monitor) -> Iterator[Task]:
@@ -68,12 +85,16 @@ def _unfinished(tasks: Iterable[Task], writer: StoreWriter, begun: deque[Task], 
             yield task
 
 
-def samples_of(tasks: Iterable[Task], index: Index) -> Iterator[Sample]:
-    """The samples of some tasks, task by task in the order of their rows; raises StoreDamagedError."""
+def samples_of(tasks: Iterable[Task], index: Index, retried: Collection[int] = ()) -> Iterator[Sample]:
+    """The samples of some tasks, task by task in the order of their rows; raises StoreDamagedError.
+
+    Those of the rows ``retried`` are of whatever size they are now.
+    """
     for task in tasks:
         rows = index.rows(task.start, task.stop)
         columns = (rows[name].to_pylist() for name in ("key", "uri", "target", "size"))
-        yield from (Sample(*values) for values in zip(*columns, strict=True))
+        for row, (key, uri, target, size) in enumerate(zip(*columns, strict=True), task.start):
+            yield Sample(key, uri, target, None if row in retried else size)
 
 
 def _load(

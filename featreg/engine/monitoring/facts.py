@@ -8,7 +8,7 @@ from typing import Protocol
 
 import attrs
 
-from featreg.engine.loop.stages import Lane, Stage
+from featreg.engine.monitoring.stages import Lane, Stage
 
 __all__ = ["Facts", "Teller", "peak_memory"]
 
@@ -19,7 +19,7 @@ class Facts:
 
     ``rows`` are all rows of the pass; ``there`` were done by an earlier run, or meanwhile by another worker; ``done``
     has this run computed in ``elapsed`` seconds, and ``failed`` of them. ``seconds`` and ``waited`` are those of
-    :class:`~featreg.engine.loop.stages.Stages`, ``batch_size`` is the largest batch that is tried.
+    :class:`~featreg.engine.monitoring.stages.Stages`, ``batch_size`` is the largest batch that is tried.
     """
 
     rows: int

@@ -8,8 +8,8 @@ import time
 import warnings
 from typing import Any
 
-from featreg.engine.loop.stages import Clock
 from featreg.engine.monitoring.facts import Facts, peak_memory
+from featreg.engine.monitoring.stages import Clock
 
 __all__ = ["EVERY", "FORMAT", "Metrics"]
 

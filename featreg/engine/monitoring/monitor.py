@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 
-from featreg.engine.loop.stages import Stages
 from featreg.engine.monitoring.facts import Facts, Teller
+from featreg.engine.monitoring.stages import Stages
 
 __all__ = ["Monitor"]
 

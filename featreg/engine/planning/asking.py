@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
 
 from featreg.derived import FittedRecipe
 from featreg.engine.planning.outputs import Derive, Outputs, StoreDtypes, as_kept, as_recipes, inputs_of
-from featreg.errors import SpecError, StoreMismatchError, near_matches
+from featreg.errors import LayerError, SpecError, StoreMismatchError, near_matches
 from featreg.extractor import Extractor, make_request
 from featreg.recipe import Recipe
 from featreg.spec import ExtractionRequest, Layer
@@ -18,7 +19,7 @@ from featreg.stores.fits import read_fit
 from featreg.stores.places.opening import place_at
 from featreg.stores.receipts import read_manifest
 
-__all__ = ["ask", "reused_fits"]
+__all__ = ["ask", "chains_told", "reused_fits"]
 
 
 def ask(
@@ -50,6 +51,24 @@ def ask(
         request = make_request(model, inputs_of(recipes), dict(fields))
         return Outputs.of(request, recipes, store_dtype, kept=(), fits=fits)
     return Outputs.of(make_request(model, layers, dict(fields)), recipes, store_dtype, kept=kept, fits=fits)
+
+
+@contextmanager
+def chains_told(recipes: Sequence[Recipe]) -> Iterator[None]:
+    """Around what opens a model: of a layer that it has not, whether another recipe of the run makes it."""
+    try:
+        yield
+    except LayerError as error:
+        for recipe in recipes:
+            for taken in recipe.inputs:
+                if any(other.name == taken for other in recipes) and repr(taken) in error.problem:
+                    raise LayerError(
+                        f"the recipe {recipe.name!r} takes {taken!r}, which is derived in the same run",
+                        "layers of the model",
+                        repr(taken),
+                        remedy=f"afterwards: featreg derive STORE '{recipe}', with {taken!r} in the store",
+                    ) from error
+        raise
 
 
 def reused_fits(recipes: Sequence[Recipe], store: str | os.PathLike[str] | None) -> dict[str, FittedRecipe]:

@@ -13,12 +13,14 @@ import numpy as np
 from featreg.derived import FittedRecipe, Rows, Sweep, fit_together
 from featreg.engine.loop.batching import Batching
 from featreg.engine.loop.block import extract_batch
+from featreg.engine.loop.keeping import shapes_of
 from featreg.engine.loop.loader import Loaded, load_crops, load_texts
 from featreg.engine.loop.options import Options
 from featreg.engine.monitoring.monitor import Monitor
 from featreg.engine.monitoring.progress import progress_teller
 from featreg.engine.planning.outputs import Outputs
-from featreg.engine.planning.passes import crop_infos, make_plan, model_inputs, shapes_of
+from featreg.engine.planning.passes import crop_infos, make_plan, model_inputs
+from featreg.engine.planning.sorts import check_sort
 from featreg.errors import FeatregError
 from featreg.extractor import Extractor
 from featreg.recipe import Recipe
@@ -51,8 +53,10 @@ def make_planner(
     """What plans a pass once its samples are known: the recipes learn from them first, and their fits are written.
 
     ``options.batch_size`` is what the pass records; ``progress`` shows how far the learning is. Raises as
-    :func:`~featreg.engine.planning.passes.make_plan`, at once, and when it plans as :func:`~featreg.derived.fit` does.
+    :func:`~featreg.engine.planning.passes.make_plan`, at once, and SourceError for samples that are not what the model
+    takes; when it plans, as :func:`~featreg.derived.fit` does.
     """
+    check_sort(source, extractor)
     fields: dict[str, Any] = {"batch_size": options.batch_size, "taken": taken, "outputs": outputs}
     make_plan(record, extractor, registry, **fields, fitted=outputs.fits)  # whatever speaks against it is said now
 

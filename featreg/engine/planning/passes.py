@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from featreg.derived import FittedRecipe, Shapes, input_shapes, output_width, width_of
+from featreg.derived import FittedRecipe, Shapes, output_width, width_of
 from featreg.engine.loop.batching import settle_batch_size
+from featreg.engine.loop.keeping import shapes_of
 from featreg.engine.planning.fingerprint import fingerprint
 from featreg.engine.planning.outputs import Outputs, inputs_of
 from featreg.engine.planning.plan import task_rows
@@ -26,7 +27,7 @@ from featreg.stores.fits import fit_record
 from featreg.stores.layout import InputRecord, LayerRecord, SourceRecord, array_names
 from featreg.stores.writer import Plan
 
-__all__ = ["crop_infos", "derived_records", "make_plan", "model_inputs", "row_bytes", "shapes_of", "source_record"]
+__all__ = ["crop_infos", "derived_records", "make_plan", "model_inputs", "row_bytes", "source_record"]
 
 
 def make_plan(
@@ -89,12 +90,6 @@ def derived_records(
         info = FeatureInfo(recipe.name, width, None, "vector")
         fit = None if found is None or not recipe.passes else fit_record(found)
         yield LayerRecord(recipe.name, names[recipe.name], info, (width,), outputs.dtype(recipe.name), recipe, fit)
-
-
-def shapes_of(recipe: Recipe, given: Sequence[InputRecord]) -> Shapes:
-    """The shapes of one row of each input, after pooling; raises LayerError for an input that there is not."""
-    infos, shapes = {one.key: one.info for one in given}, {one.key: one.shape for one in given}
-    return input_shapes(recipe, infos, shapes, {one.key for one in given if one.pooled})
 
 
 def row_bytes(layers: Sequence[LayerRecord]) -> int:

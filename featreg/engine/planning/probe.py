@@ -10,7 +10,7 @@ import attrs
 
 from featreg.engine.loop.block import stack_batch
 from featreg.engine.loop.loader import Loaded, load_crops, load_texts
-from featreg.engine.loop.stages import Clock
+from featreg.engine.monitoring.stages import Clock
 from featreg.errors import FeatregError
 from featreg.extractor import Extractor
 from featreg.sources import Sample, Source

@@ -6,7 +6,7 @@ those of the other engine, so that the store is the same; a run that stops is go
 
 from __future__ import annotations
 
-from featreg.engine.ray.running import complete
+from featreg.engine.ray.running import complete, ready
 from featreg.engine.ray.udf import extractor_udf
 
-__all__ = ["complete", "extractor_udf"]
+__all__ = ["complete", "extractor_udf", "ready"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from featreg.extras import extra
 with extra("ray", "runs on Ray"):
     import ray.data
     from ray.data.block import BlockMetadata
+    from ray.util.annotations import RayDeprecationWarning
 
 __all__ = ["Coordinator", "Pipeline"]
 
@@ -67,17 +69,19 @@ def _dataset(pipeline: Pipeline, chunks: Sequence[Numbers]) -> Any:
         override_num_blocks=len(chunks),
         num_cpus=shares.decoder_cpus,
     )
-    return decoded.map_batches(
-        TaskExtractor,
-        fn_constructor_args=(pipeline.job,),
-        batch_size=1,  # a task: Ray Data asks for a number where a worker has a GPU
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(min_size=shares.least, max_size=shares.most),
-        num_cpus=shares.worker_cpus,
-        num_gpus=shares.worker_gpus,
-        ray_remote_args_fn=_worker_arguments,
-    )
+    with warnings.catch_warnings():  # restarts and retries of workers can be said in no other way yet
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return decoded.map_batches(
+            TaskExtractor,
+            fn_constructor_args=(pipeline.job,),
+            batch_size=1,  # a task: Ray Data asks for a number where a worker has a GPU
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(min_size=shares.least, max_size=shares.most),
+            num_cpus=shares.worker_cpus,
+            num_gpus=shares.worker_gpus,
+            ray_remote_args_fn=_worker_arguments,
+        )
 
 
 def _worker_arguments() -> dict[str, Any]:

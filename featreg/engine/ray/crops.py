@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 
 from featreg.engine.loop.loader import Loaded
-from featreg.engine.loop.stages import Stage
+from featreg.engine.monitoring.stages import Stage
 from featreg.engine.ray.outcomes import Raised
 from featreg.extras import data_extra
 

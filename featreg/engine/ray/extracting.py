@@ -15,7 +15,8 @@ from featreg.engine.loop.batching import Batching
 from featreg.engine.loop.block import Block
 from featreg.engine.loop.loader import Loaded
 from featreg.engine.loop.options import Options
-from featreg.engine.loop.stages import Stages
+from featreg.engine.loop.worker import fill_block
+from featreg.engine.monitoring.stages import Stages
 from featreg.engine.ray.chunks import task_at
 from featreg.engine.ray.crops import Decoded, decoded_rows
 from featreg.engine.ray.outcomes import Outcome, Raised, outcome_table
@@ -84,7 +85,7 @@ class TaskExtractor:
             return len(receipt.errors), False
         loaded = iter(samples)
         block = Block(self._part, task, self._job.options, self._writer.fitted(self._part))
-        block.fill_all(next(loaded), loaded, self._model)
+        fill_block(block, next(loaded), loaded, self._model, place=self._writer.place, task=task)
         with self._stages.timed("write"):
             own = self._writer.commit(task, block.features, block.errors)
         return len(block.errors), own

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from featreg.engine.loop.stages import Stages
 from featreg.engine.loop.worker import Committed
+from featreg.engine.monitoring.stages import Stages
 from featreg.engine.ray.chunks import Numbers, task_at
 from featreg.engine.ray.outcomes import Outcome
 from featreg.stores.layout import Pass

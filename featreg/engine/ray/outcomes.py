@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from featreg.engine.loop.stages import Lane, Stage
+from featreg.engine.monitoring.stages import Lane, Stage
 from featreg.errors import EngineError
 from featreg.extras import data_extra
 
@@ -63,7 +63,7 @@ class Raised:
 class Outcome:
     """A task has its receipt, or raised: how many rows failed, and whether ``worker`` itself wrote the receipt.
 
-    ``seconds`` and ``waited`` are what it took, as :class:`~featreg.engine.loop.stages.Stages` counts.
+    ``seconds`` and ``waited`` are what it took, as :class:`~featreg.engine.monitoring.stages.Stages` counts.
     """
 
     number: int

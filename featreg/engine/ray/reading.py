@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import attrs
@@ -11,8 +11,8 @@ import attrs
 from featreg import serialize
 from featreg.checks import takes_text
 from featreg.engine.loop.loader import Loaded, load_crops, load_texts
-from featreg.engine.loop.stages import Stages
 from featreg.engine.loop.worker import samples_of
+from featreg.engine.monitoring.stages import Stages
 from featreg.engine.opening import source_of
 from featreg.engine.ray.chunks import Numbers, task_at
 from featreg.engine.ray.crops import Decoded, pack
@@ -23,6 +23,7 @@ from featreg.stores.index import Index
 from featreg.stores.layout import Pass
 from featreg.stores.places.opening import place_at
 from featreg.stores.receipts import read_manifest
+from featreg.stores.retries import retried_rows
 
 __all__ = ["Reader", "reads_text"]
 
@@ -62,15 +63,16 @@ class Reader:
 class _Opened:
     """A store and its source, as one process sees them."""
 
-    def __init__(self, part: Pass, source: Source, index: Index) -> None:
+    def __init__(self, part: Pass, source: Source, index: Index, retried: Collection[int]) -> None:
         self._part = part
         self._source = source
         self._index = index
+        self._retried = retried
         self._preprocess = serialize.from_dict(Preprocess, part.fingerprint["preprocess"])
 
     def samples(self, number: int, stages: Stages) -> list[Loaded]:
         """The crops or the texts of a task, or why there is none, in the order of its rows."""
-        rows = samples_of([task_at(self._part, number)], self._index)
+        rows = samples_of([task_at(self._part, number)], self._index, self._retried)
         if reads_text(self._part):
             return list(load_texts(self._source, rows, threads=1, ahead=AHEAD, stages=stages))
         return list(load_crops(self._source, rows, self._preprocess, threads=1, ahead=AHEAD, stages=stages))
@@ -81,7 +83,8 @@ def _open(reader: Reader) -> _Opened:
     place = place_at(reader.uri)
     manifest = read_manifest(place)
     source = source_of(manifest, place.uri)
-    return _Opened(manifest.passes[reader.pass_number], source, Index(place, manifest.index))
+    index = Index(place, manifest.index)
+    return _Opened(manifest.passes[reader.pass_number], source, index, retried_rows(place))
 
 
 def reads_text(part: Pass) -> bool:

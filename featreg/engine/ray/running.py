@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Collection, Generator
-from contextlib import closing
+import warnings
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import closing, contextmanager
 
 import attrs
 
@@ -28,16 +29,19 @@ from featreg.errors import CapabilityError, EngineError
 from featreg.extras import extra
 from featreg.preprocess import crop_size
 from featreg.registry import default_registry
+from featreg.sources import Source
+from featreg.sources.opening import is_reopenable
 from featreg.spec import Preprocess
 from featreg.stores import FeatureStore
-from featreg.stores.layout import Pass
+from featreg.stores.layout import FINISHED, Pass
+from featreg.stores.places.place import Place
 from featreg.stores.writer import StoreWriter
 
 with extra("ray", "runs on Ray"):
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-__all__ = ["PATIENCE", "complete"]
+__all__ = ["PATIENCE", "complete", "ready"]
 
 PATIENCE = 1800.0
 """Seconds without a receipt after which a run hangs: more than a task and the opening of a model ever take."""
@@ -80,19 +84,52 @@ def complete(
     request, plugins that are no entry points; EngineError where the cluster hangs or cannot be used; and as
     :func:`featreg.engine.run.complete`.
     """
-    _check_portable(writer, work)
+    source = writer.manifest.source
+    _check_portable(writer.place, work, source.kind, source.uri, reopenable=source.reopenable)
     on_ray = _OnRay(num_gpus, num_workers, address, PATIENCE if patience is None else patience, clock)
     return engine_run.complete(writer, work, run, on_ray.do_tasks)
 
 
-def _check_portable(writer: StoreWriter, work: Work) -> None:
+@contextmanager
+def ready(
+    place: Place,
+    work: Work,
+    device: str,
+    *,
+    num_gpus: float | None = None,
+    num_workers: int | None = None,
+    address: str | None = None,
+) -> Iterator[None]:
+    """A connection to the cluster, before anything of a store at ``place`` is planned for a model on ``device``.
+
+    A finished store needs none. Raises what :func:`complete` raises before it begins.
+    """
+    source: Source = work.source
+    _check_portable(place, work, source.kind, source.uri, reopenable=is_reopenable(source))
+    if place.exists(FINISHED):
+        yield
+        return
+    with session.connected(address, _worker_gpus(num_gpus, device)):
+        yield
+
+
+def _worker_gpus(num_gpus: float | None, device: str) -> float:
+    return num_gpus if num_gpus is not None else float(device.partition(":")[0] == "cuda")
+
+
+def _check_portable(place: Place, work: Work, kind: str, uri: str, *, reopenable: bool) -> None:
     """Raise CapabilityError for what only this process has."""
-    source = writer.manifest.source
-    if not source.reopenable:
+    if place.is_private:
         raise _only_here(
-            f"the source {source.uri!r} cannot be opened in other processes",
-            "a source of featreg.sources.KINDS",
-            repr(source.kind),
+            f"the store {place.uri!r} cannot be opened in other processes",
+            "a folder or a URL that all reach",
+            place.uri,
+        )
+    if not reopenable or uri.startswith("memory://"):
+        raise _only_here(
+            f"the source {uri!r} cannot be opened in other processes",
+            "a source of featreg.sources.KINDS, at a path or a URL that all reach",
+            repr(kind),
         )
     if work.extractor is not None:
         raise _only_here(
@@ -132,15 +169,26 @@ class _OnRay:
         monitor: Monitor,
     ) -> None:
         """Do the tasks of a pass that are not among ``done``; begin anew where the cluster loses too much at once."""
-        with session.connected(self.address):
+        gpus = _worker_gpus(self.num_gpus, work.device or part.request.device)
+        with session.connected(self.address, gpus):
             ledger = Ledger(writer, part, done, committed, monitor.stages)
+            self._tell_surplus(gpus, len(ledger.open()))
             monitor.begin()
             fruitless = 0
             while len(numbers := ledger.open()):
-                lost = self._attempt(self._pipeline(writer, part, work, run), numbers, ledger)
+                lost = self._attempt(self._pipeline(writer, part, work, run, len(numbers)), numbers, ledger)
                 fruitless = 0 if len(ledger.open()) < len(numbers) else fruitless + 1
                 if fruitless == ATTEMPTS:
                     raise _given_up(ledger, lost) from lost
+
+    def _tell_surplus(self, gpus: float, tasks: int) -> None:
+        """Say so where fewer workers extract than were asked for."""
+        most = shares(session.nodes(), gpus, self.num_workers, tasks).most
+        if self.num_workers is not None and most < self.num_workers:
+            warnings.warn(
+                f"going on with {most} of num_workers={self.num_workers}: tasks to do: {tasks}; {session.state()}",
+                stacklevel=2,
+            )
 
     def _attempt(self, pipeline: Pipeline, numbers: Numbers, ledger: Ledger) -> Exception | None:
         """Run the pipeline over some tasks to its end, or until Ray gives up, or is stuck without a node: then why."""
@@ -180,15 +228,15 @@ class _OnRay:
         finally:
             ray.kill(coordinator)
 
-    def _pipeline(self, writer: StoreWriter, part: Pass, work: Work, run: Run) -> Pipeline:
+    def _pipeline(self, writer: StoreWriter, part: Pass, work: Work, run: Run, tasks: int) -> Pipeline:
         device = work.device or part.request.device
         kind = device.partition(":")[0]
-        gpus = self.num_gpus if self.num_gpus is not None else float(kind == "cuda")
+        gpus = _worker_gpus(self.num_gpus, device)
         uri = writer.place.uri
         return Pipeline(
             reader=Reader(uri, part.number, secrets.token_hex(8)),
             job=Job(uri, part.number, run.options(part), kind if gpus else device),  # Ray numbers the devices anew
-            shares=shares(session.nodes(), gpus, self.num_workers),
+            shares=shares(session.nodes(), gpus, self.num_workers, tasks),
             block_bytes=_block_bytes(part),
         )
 

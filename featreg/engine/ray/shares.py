@@ -26,23 +26,28 @@ class Shares:
     decoders: int
 
 
-def shares(nodes: Sequence[Mapping[str, float]], num_gpus: float, num_workers: int | None) -> Shares:
+def shares(nodes: Sequence[Mapping[str, float]], num_gpus: float, num_workers: int | None, tasks: int) -> Shares:
     """The shares of nodes with some resources; ``num_gpus`` is what one worker takes, a part of a GPU or several.
 
     As many workers as there are GPUs for, or three quarters of the CPUs, where ``num_workers`` does not say; Ray starts
     them as there is work. A decoder takes a CPU, and so does a worker without a GPU. Where that leaves none to decode
-    on any node, a run could never begin: then both take a half, a quarter and so on.
+    on any node, a run could never begin: then both take a half, a quarter and so on. No more workers are begun than
+    there are ``tasks``, or CPUs for workers without a GPU.
     """
     cpus = [node.get("CPU", 0.0) for node in nodes]
     if num_gpus:
         unit = _unit(cpus, 1)
         slots = max(1, _slots(cpus, unit))
-        most = num_workers or max(1, _slots([node.get("GPU", 0.0) for node in nodes], num_gpus))
-        return Shares(num_workers or 1, most, 0.0, num_gpus, unit, slots)
-    unit = _unit(cpus, (num_workers or 1) + 1)
+        room = max(1, _slots([node.get("GPU", 0.0) for node in nodes], num_gpus))
+        most = min(num_workers or room, tasks)
+        return Shares(min(most, room) if num_workers else 1, most, 0.0, num_gpus, unit, slots)
+    asked = num_workers
+    if asked is not None:
+        asked = min(asked, tasks, max(1, _slots(cpus, 1)) if any(cpus) else asked)
+    unit = _unit(cpus, (asked or 1) + 1)
     slots = max(2, _slots(cpus, unit))
-    most = num_workers or slots - max(1, slots // 4)
-    return Shares(num_workers or 1, most, unit, 0.0, unit, max(1, slots - most))
+    most = asked or min(slots - max(1, slots // 4), tasks)
+    return Shares(asked or 1, most, unit, 0.0, unit, max(1, slots - most))
 
 
 def _unit(cpus: Sequence[float], count: int) -> float:

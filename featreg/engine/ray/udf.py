@@ -9,9 +9,10 @@ import numpy as np
 from featreg.engine.loop.batching import Batching
 from featreg.engine.loop.block import extract_batch, stack_batch
 from featreg.engine.loop.loader import Loaded, load_crops, load_texts
-from featreg.errors import CapabilityError, FeatregError, SpecError
-from featreg.extractor import create_extractor
+from featreg.errors import CapabilityError, FeatregError, LayerError, MissingDependencyError, SpecError
+from featreg.extractor import create_extractor, describe, list_nodes
 from featreg.preprocess import crop_size
+from featreg.registry import default_registry
 from featreg.sources import Content, Sample, Source
 from featreg.spec import ExtractionRequest
 
@@ -47,7 +48,8 @@ def extractor_udf(
     Data wraps it, as whatever a function raises. Batches are those of the pipeline, so set ``batch_size`` with
     ``map_batches``; where memory does not suffice they go through the model in parts.
 
-    Raises SpecError for what is no request, and where two columns would have one name; the worker raises
+    Raises SpecError for what is no request, and where two columns would have one name; UnknownModelError, LayerError
+    and CapabilityError where a backend that is installed here has no such model or layer. The worker raises
     CapabilityError for a model whose crops differ in size, SpecError for a batch without ``column`` or with a column of
     a layer's name, and as :func:`~featreg.create_extractor`.
     """
@@ -60,11 +62,35 @@ def extractor_udf(
     if len(set(names)) < len(names):
         raise SpecError("two columns of the result would have one name", "different names", str(names))
 
+    _check_named(request)
+
     class FeatureExtractor(BatchExtractor):
         def __init__(self) -> None:
             super().__init__(request, column, error, keep_input, num_workers)
 
     return FeatureExtractor
+
+
+def _check_named(request: ExtractionRequest) -> None:
+    """Raise for a model or a layer that is not there; what is not installed here, the workers may have."""
+    registry = default_registry()
+    if request.model.partition(":")[0] not in registry.names():
+        return
+    try:
+        registry.resolve(request.model)
+    except MissingDependencyError:
+        return
+    fields = {name: getattr(request, name) for name in ("weights", "output_stride", "options")}
+    try:
+        info = describe(request.model, **{name: value for name, value in fields.items() if value})
+    except CapabilityError:  # such a model is described by none but itself
+        return
+    for layer in request.layers:
+        try:
+            info.resolve(layer)
+        except LayerError:
+            if all(layer != node.name for node in list_nodes(request.model)):
+                raise
 
 
 class BatchExtractor:

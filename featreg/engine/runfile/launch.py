@@ -27,29 +27,29 @@ _DERIVING = ("derive", "concat", "fit_from", "store_dtype")
 
 
 def run_config(
-    config: RunConfig, *, progress: bool = False, on_begin: Callable[[Estimate | None], object] = lambda _: None
+    config: RunConfig, *, progress: bool = False, on_begin: Callable[[Estimate], object] = lambda _: None
 ) -> FeatureStore:
     """Run what a configuration describes; raises SpecError for what is missing, and as :func:`~featreg.extract`.
 
-    ``on_begin`` is told the estimate when everything is ready to begin, None where layers or rows are added.
+    ``on_begin`` is told the estimate when everything is ready to begin.
     """
     check_config(config)
     if config.add_layers or config.append:
-        on_begin(None)
-        return _add(config, progress)
+        return _add(config, progress, on_begin)
     more = {name: getattr(config, name) for name in _RUNNING}
     return featreg.extract(**arguments(config), **more, progress=progress, on_estimate=on_begin)
 
 
 def estimate_config(config: RunConfig) -> Estimate:
-    """What a run would take; raises as :func:`run_config` does, and SpecError for what adds to a store."""
+    """What a run would take; nothing is tried out where layers or rows are added. Raises as :func:`run_config` does."""
+    from featreg.engine.additions import estimate_layers, estimate_rows
+
     check_config(config)
-    if config.add_layers or config.append:
-        raise SpecError(
-            "nothing is estimated of what adds to a store",
-            "a new extraction, or one to go on with",
-            "--add-layer, --append",
-        )
+    assert config.store is not None
+    if config.append:
+        return estimate_rows(config.store, source=_source(config))
+    if config.add_layers:
+        return estimate_layers(config.store, **_added(config))
     return featreg.estimate(**arguments(config))
 
 
@@ -109,27 +109,29 @@ def _flag(name: str) -> str:
     return f"--{singular.get(name, name).replace('_', '-')}"
 
 
-def _add(config: RunConfig, progress: bool) -> FeatureStore:
+def _add(config: RunConfig, progress: bool, on_begin: Callable[[Estimate], object]) -> FeatureStore:
     """More layers, or more rows where there are none of them; all that decides the values is that of the store."""
     from featreg.engine.additions import add_layers, append
 
     run: dict[str, Any] = {name: getattr(config, name) for name in _ADDING if getattr(config, name) is not None}
     assert config.store is not None
     if config.append:
-        return append(config.store, source=_source(config), progress=progress, **run)
+        return append(config.store, source=_source(config), progress=progress, on_estimate=on_begin, **run)
+    return add_layers(config.store, **_added(config), progress=progress, on_estimate=on_begin, **run)
+
+
+def _added(config: RunConfig) -> dict[str, Any]:
+    """What :func:`~featreg.engine.add_layers` and its estimate have in common."""
     choices = config.add_layers
-    return add_layers(
-        config.store,
-        [choice.layer for choice in choices],
-        pool=_pooling(choices, None),
-        flatten=_flattening(choices, False) or None,
-        derive=(*config.derive, *config.concat),
-        fit_from=config.fit_from,
-        store_dtype=_dtypes(choices, config),
-        source=_source(config),
-        progress=progress,
-        **run,
-    )
+    return {
+        "layers": [choice.layer for choice in choices],
+        "pool": _pooling(choices, None),
+        "flatten": _flattening(choices, False) or None,
+        "derive": (*config.derive, *config.concat),
+        "fit_from": config.fit_from,
+        "store_dtype": _dtypes(choices, config),
+        "source": _source(config),
+    }
 
 
 def _source(config: RunConfig) -> Source | str:

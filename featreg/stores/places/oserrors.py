@@ -9,7 +9,7 @@ from typing import Protocol
 
 from featreg.errors import FeatregError, StoreDamagedError, StoreDeniedError, StoreError, StoreFullError
 
-__all__ = ["read_errors", "write_errors"]
+__all__ = ["no_file", "read_errors", "write_errors"]
 
 
 class Located(Protocol):
@@ -39,6 +39,11 @@ def read_errors(place: Located, name: str | None = None) -> Iterator[None]:
         ) from error
 
 
+def no_file(error: OSError) -> bool:
+    """Whether something else is where a file should be: a folder, or a link that leads in a circle."""
+    return error.errno in (errno.EISDIR, errno.ELOOP, errno.ENOTDIR)
+
+
 def _read_error(error: OSError) -> type[StoreError]:
     if error.errno in (errno.EACCES, errno.EPERM):
         return StoreDeniedError
@@ -64,4 +69,4 @@ def _write_error(place: Located, error: OSError) -> StoreError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreDeniedError(problem, "a folder that may be written to", got, remedy="another path, or its rights")
-    return StoreError(problem, got=got)
+    return StoreError(problem, "a folder that can be made and written to", got, remedy="another path")

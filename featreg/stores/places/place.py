@@ -40,6 +40,9 @@ class Place(ABC):
     uri: str
     """The path or the URL, as a user writes it."""
 
+    is_private = False
+    """Whether no other process can open it."""
+
     @abstractmethod
     def read(self, name: str) -> bytes:
         """The content of a file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import posixpath
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import IO, Any
@@ -32,6 +32,7 @@ class FsspecPlace(Place):
         self.uri = url.rstrip("/")
         self._fs, self._root = (filesystem, self.uri) if filesystem is not None else _opened(self.uri)
         self._is_local = _is_local(self._fs)
+        self.is_private = "memory" in _protocols(self._fs)
         self._is_writable = self._is_local or _creates(self._fs)
 
     def read(self, name: str) -> bytes:
@@ -178,7 +179,12 @@ def _opened(url: str) -> tuple[Any, str]:
 
 
 def _is_local(filesystem: Any) -> bool:
-    return "file" in ([filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol)
+    return "file" in _protocols(filesystem)
+
+
+def _protocols(filesystem: Any) -> Sequence[str]:
+    """What a file system calls itself: one name, or several."""
+    return [filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol
 
 
 def _creates(filesystem: Any) -> bool:

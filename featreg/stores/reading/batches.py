@@ -28,9 +28,10 @@ BUFFER_BYTES = 256 * 2**20
 
 @attrs.frozen(eq=False)
 class Batch:
-    """Some rows: their numbers in the store, the features (n, ...) of each layer, and the targets where there are any.
+    """Some rows: their numbers in the store, the features (n, ...) of each layer, and the targets.
 
-    ``batch["C5"]`` is ``batch.features["C5"]``.
+    ``batch["C5"]`` is ``batch.features["C5"]``. A target is -1 where a row has none, and ``targets`` None where no row
+    of the store has one.
     """
 
     rows: Integers

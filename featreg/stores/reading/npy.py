@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -48,21 +48,23 @@ def array_name(rows: Rows, layer: Layer) -> str:
     return next(record.array for record in rows.manifest.layers if record.key == key)
 
 
-def check_finished(rows: Rows) -> None:
-    """Raise StoreError where rows are pending: without their status they would pass for failed ones."""
-    if not rows.complete:
-        pending = int(has_status(rows, "pending").sum())
+def check_finished(rows: Rows, layers: Layer | Sequence[Layer] | None = None) -> None:
+    """Raise StoreError where rows of some layers, or of any, are pending: they would pass for failed ones."""
+    pending = 0 if rows.complete else int(has_status(rows, "pending", layers).sum())
+    if pending:
+        asked = "" if layers is None else f" in {layers!r}"
         raise StoreError(
-            f"{pending} of the {len(rows)} rows of {rows.uri!r} are pending",
-            "a finished store",
-            remedy="finish it with featreg extract, or take the finished rows: where(status='ok') (--where ok)",
+            f"{pending} of the {len(rows)} rows of {rows.uri!r} are pending{asked}",
+            "finished layers",
+            remedy="finish them with featreg worker STORE, or take those layers that are finished (--layer), or the "
+            "finished rows: where(status='ok', layers=...) (--where ok)",
         )
 
 
 def memory_map(rows: Rows, layer: Layer, path: str | os.PathLike[str] | None) -> Values:
     """The memory map behind :meth:`featreg.stores.reading.rows.Rows.memmap`."""
     array = rows[layer]
-    check_finished(rows)
+    check_finished(rows, layer)
     if path is None:
         target = _beside(rows, layer)
     elif os.path.lexists(path):

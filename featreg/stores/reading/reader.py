@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -20,11 +20,13 @@ from featreg.stores.fits import read_fit
 from featreg.stores.layout import LayerRecord, Manifest
 from featreg.stores.places.opening import place_at
 from featreg.stores.places.place import LocalPlace, Place
+from featreg.stores.progress import PassWork
 from featreg.stores.reading.array import LayerArray
 from featreg.stores.reading.guard import GuardedStore
 from featreg.stores.reading.identity import Identity
 from featreg.stores.reading.pending import Pending
-from featreg.stores.reading.rows import Rows
+from featreg.stores.reading.records import as_targets
+from featreg.stores.reading.rows import Rows, as_layers
 from featreg.stores.receipts import read_finish, read_manifest
 from featreg.stores.tables import Counts, iter_samples, made_samples
 
@@ -50,7 +52,7 @@ class Summary:
 
     The rest is known to the run that wrote the store only: ``seconds`` from the first image to the last receipt,
     ``done`` rows in that time, ``done_before`` rows that were finished when it began. Where layers were added, these
-    two count a row once for each pass.
+    two count a row once for each pass. ``worked`` are the passes of which rows were finished in that time.
     """
 
     rows: int
@@ -61,6 +63,7 @@ class Summary:
     seconds: float | None = None
     done: int | None = None
     done_before: int | None = None
+    worked: tuple[PassWork, ...] = ()
 
     @property
     def images_per_second(self) -> float | None:
@@ -89,12 +92,13 @@ class FeatureStore(Rows):
         seconds: float | None = None,
         done: int | None = None,
         done_before: int | None = None,
+        worked: tuple[PassWork, ...] = (),
     ) -> None:
         self.place = path if isinstance(path, Place) else place_at(path)
         self.identity = Identity(self.place)
         self.manifest: Manifest = read_manifest(self.place)
         self._records = {record.key: record for record in self.manifest.layers}
-        self._run = seconds, done, done_before
+        self._run = seconds, done, done_before, worked
         self._finish = read_finish(self.place, self.manifest)
         finished = self._finish is not None
         self.pending = Pending(self.place, self.manifest, finished=finished)
@@ -139,17 +143,24 @@ class FeatureStore(Rows):
             raise LayerError(f"{layer!r} has learnt nothing", "a derived layer with a step that learns", repr(layer))
         return read_fit(self.place, record.fit)
 
-    def iter_samples(self) -> Iterator[Any]:
+    def iter_samples(self, layers: Layer | Sequence[Layer] | None = None) -> Iterator[Any]:
         """The sample table a block at a time, as Arrow tables: row, key, uri, target, status, error.
 
-        Raises StoreDamagedError where the index, a receipt or the table is damaged.
+        Status and error are those of some layers, as far as these are computed together, or of all. Raises LayerError
+        for a layer that there is not, StoreDamagedError where the index, a receipt or the table is damaged.
         """
         self.identity.check()
-        if self._finish is not None:
+        asked = None if layers is None else {self._find(layer).key for layer in as_layers(self, layers)}
+        if self._finish is not None and (not self._finish.failed or self._is_all(asked)):
             yield from iter_samples(self.place, self.manifest)
         else:  # the table may be there by now, and say more than was known at opening
-            yield from made_samples(self.place, self.manifest, self.pending)
+            yield from made_samples(self.place, self.manifest, self.pending, asked)
         self.identity.check()
+
+    def _is_all(self, keys: Collection[Layer] | None) -> bool:
+        """Whether the status of a row in some layers is that in all: each pass has one of them."""
+        parts = self.manifest.groups.values()
+        return keys is None or all(any(layer.key in keys for layer in part.layers) for part in parts)
 
     @functools.cached_property
     def samples(self) -> Any:
@@ -163,9 +174,9 @@ class FeatureStore(Rows):
 
     @functools.cached_property
     def targets(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
-        """The class of every row, as an index into :attr:`classes`; None where the source has none."""
+        """The class of every row, as an index into :attr:`classes`, -1 where it has none; None where no row has one."""
         column = self._column("target")
-        return None if column.null_count else column.to_numpy().astype(np.int64)
+        return None if 0 < len(column) == column.null_count else as_targets(column)
 
     @functools.cached_property
     def status(self) -> np.ndarray[Any, np.dtype[np.str_]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from featreg.extras import data_extra
 
 if TYPE_CHECKING:
+    from featreg.spec import Layer
     from featreg.stores.reading.rows import Rows
 
 with data_extra():
@@ -18,12 +19,23 @@ with data_extra():
 
 pa: Any = pyarrow  # a compiled module without types
 
-__all__ = ["evenly", "has_status", "select"]
+__all__ = ["NO_TARGET", "as_targets", "evenly", "has_status", "select"]
+
+NO_TARGET = -1
+"""Stands in an array of targets where a row has none."""
 
 
-def has_status(rows: Rows, status: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether each row has a status, from one block of the sample table at a time."""
-    found = [pa.compute.equal(block["status"], status).to_numpy() for block in rows.iter_samples()]
+def as_targets(column: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """A column of targets as int64, with :data:`NO_TARGET` where a row has none."""
+    filled: np.ndarray[Any, np.dtype[np.int64]] = pa.compute.fill_null(column, NO_TARGET).to_numpy()
+    return filled.astype(np.int64)
+
+
+def has_status(
+    rows: Rows, status: str, layers: Layer | Sequence[Layer] | None = None
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each row has a status in some layers, or in all, from one block of the sample table at a time."""
+    found = [pa.compute.equal(block["status"], status).to_numpy() for block in rows.iter_samples(layers)]
     return np.concatenate([np.zeros(0, bool), *found])
 
 

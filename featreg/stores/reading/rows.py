@@ -70,12 +70,12 @@ class Rows(ABC):
     @property
     @abstractmethod
     def targets(self) -> Integers | None:
-        """The class of every row; None where the source has none."""
+        """The class of every row, -1 where it has none; None where no row of the store has one."""
 
     @property
     @abstractmethod
     def status(self) -> np.ndarray[Any, np.dtype[np.str_]]:
-        """``"ok"``, ``"error"`` or ``"pending"`` for every row."""
+        """``"ok"``, ``"error"`` or ``"pending"`` for every row, over all layers: ok where every one has it."""
 
     @property
     @abstractmethod
@@ -88,8 +88,11 @@ class Rows(ABC):
         """Whether every row is finished, be it with an error."""
 
     @abstractmethod
-    def iter_samples(self) -> Iterator[Any]:
-        """The sample table a block at a time, as Arrow tables: row, key, uri, target, status, error."""
+    def iter_samples(self, layers: Layer | Sequence[Layer] | None = None) -> Iterator[Any]:
+        """The sample table a block at a time, as Arrow tables: row, key, uri, target, status, error.
+
+        Status and error are those of some layers, as far as these are computed together, or of all.
+        """
 
     @abstractmethod
     def row_numbers(self, positions: Integers) -> Integers:
@@ -104,22 +107,27 @@ class Rows(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
-    def where(self, rows: Any = None, *, status: str | None = None) -> StoreView:
+    def where(
+        self, rows: Any = None, *, status: str | None = None, layers: Layer | Sequence[Layer] | None = None
+    ) -> StoreView:
         """The rows that a mask or a list of row positions selects, and that have a status; nothing is read.
 
+        The status is that in ``layers``, or in all of them: while a layer is being added, all rows are pending in it,
+        and those that are finished in another one are ``where(status="ok", layers="pooled")``.
+
         The view has the same attributes and methods; its rows stay in the order of the store, each once. Raises
-        IndexError for a position that is out of range, and SpecError for what are no positions and for a status that
-        there is not.
+        IndexError for a position that is out of range, and SpecError for what are no positions (such as the one False
+        that ``store.targets == 3`` is for a store without targets) and for a status that there is not.
 
         >>> store.where(status="ok").batches(256, shuffle=True)
         >>> store.where(store.targets == 3)["C5"]
         """
         from featreg.stores.reading.views import view_of
 
-        return view_of(self, rows, status)
+        return view_of(self, rows, status, layers)
 
     def sample(
-        self, n: int, seed: int = 0, layer: Layer | Sequence[Layer] | None = None, *, flatten: bool = False
+        self, n: int, seed: int = 0, layer: Layer | Sequence[Layer] | None = None, flatten: bool = False
     ) -> Batch:
         """``n`` rows drawn at random without replacement, in row order; all of them where there are fewer.
 
@@ -170,9 +178,10 @@ class Rows(ABC):
     def to_torch(self, layers: Layer | Sequence[Layer] | None = None) -> Any:
         """A map-style ``torch.utils.data.Dataset`` of ``{"features", "target", "row"}``, for any DataLoader.
 
-        ``features`` is a tensor where one layer is asked for by itself, else a dict of them; ``target`` is left out
-        where the store has none. Workers open the store themselves, forked or spawned. Rows in random order are read
-        chunk by chunk: for speed, shuffle with :meth:`batches`. Raises LayerError and MissingDependencyError.
+        ``features`` is a tensor where one layer is asked for by itself, else a dict of them; ``target`` is -1
+        where a row has none, and left out where no row of the store has one. Workers open the store themselves, forked
+        or spawned. Rows in random order are read chunk by chunk: for speed, shuffle with :meth:`batches`. Raises
+        LayerError and MissingDependencyError.
         """
         from featreg.stores.reading.torchdata import torch_dataset
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -26,7 +26,7 @@ DENSE = 2
 """Rows are read with all that lie between them as long as these are fewer than so many times their number."""
 
 
-def view_of(rows: Rows, selected: Any, status: str | None) -> StoreView:
+def view_of(rows: Rows, selected: Any, status: str | None, layers: Layer | Sequence[Layer] | None = None) -> StoreView:
     """The view behind :meth:`featreg.stores.reading.rows.Rows.where`."""
     chosen = np.zeros(len(rows), bool)
     chosen[... if selected is None else _positions(selected)] = True
@@ -38,18 +38,20 @@ def view_of(rows: Rows, selected: Any, status: str | None) -> StoreView:
                 repr(status),
                 near_matches(str(status), STATUSES),
             )
-        chosen &= has_status(rows, status)
+        chosen &= has_status(rows, status, layers)
     return StoreView(rows, np.flatnonzero(chosen))
 
 
 def _positions(selected: Any) -> Values:
     """What NumPy takes as an index of rows: a mask or positions, also where there are none."""
     found = np.asarray(selected)
-    if (found.dtype != bool and found.dtype.kind not in "iu" and found.size) or found.ndim > 1:
+    single = found.dtype == bool and not found.ndim  # what comparing None with a number gives
+    if single or (found.dtype != bool and found.dtype.kind not in "iu" and found.size) or found.ndim > 1:
         raise SpecError(
             "rows are selected by a mask or by positions",
             "booleans or whole numbers along one axis",
             f"{found.dtype} of {found.shape}",
+            remedy="store.targets is None where no row has a target: no mask comes of it" if single else "",
         )
     return found if found.dtype == bool else found.astype(np.int64)
 
@@ -116,8 +118,8 @@ class StoreView(Rows):
     def complete(self) -> bool:
         return self.base.complete or not has_status(self, "pending").any()
 
-    def iter_samples(self) -> Iterator[Any]:
-        return select(self.base.iter_samples(), self._positions)
+    def iter_samples(self, layers: Layer | Sequence[Layer] | None = None) -> Iterator[Any]:
+        return select(self.base.iter_samples(layers), self._positions)
 
     def row_numbers(self, positions: Integers) -> Integers:
         return self.rows[positions]

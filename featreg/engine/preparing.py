@@ -9,9 +9,10 @@ from typing import Any
 
 import attrs
 
+from featreg.derived import check_enough
 from featreg.engine.loop.batching import settle_batch_size
 from featreg.engine.loop.options import Options
-from featreg.engine.loop.stages import Clock
+from featreg.engine.monitoring.stages import Clock
 from featreg.engine.planning.estimate import Estimate, estimate_plan
 from featreg.engine.planning.learning import make_planner
 from featreg.engine.planning.outputs import Outputs
@@ -78,6 +79,7 @@ class Job:
 
         def plan(place: Place, parts: Sequence[IndexPart]) -> Plan:
             rows = parts[-1].stop
+            check_enough(self.outputs.to_fit, rows)
             probed = None if on_estimate is None else self._probe(rows // PROBE_SHARE, time.perf_counter)
             found = estimate_plan(uri, draft, rows, extractor=self.extractor, probed=probed, free=place.free_bytes())
             if on_estimate is not None:
@@ -91,6 +93,7 @@ class Job:
         """What a new store at ``uri`` would take; the index is read once, and nothing is written."""
         draft = self._draft()
         rows = sum(1 for _ in self.index())
+        check_enough(self.outputs.to_fit, rows)
         probed = self._probe(BATCH_SIZE, clock)
         return estimate_plan(uri, draft, rows, extractor=self.extractor, probed=probed, free=free)
 
