@@ -1,5 +1,6 @@
 """Every further flag of ``featreg extract``, and texts."""
 
+import contextlib
 import json
 import tarfile
 from pathlib import Path
@@ -184,6 +185,12 @@ def test_ray_gets_what_is_said_of_it(tmp_path, monkeypatch):
 
     class Ray:
         @staticmethod
+        @contextlib.contextmanager
+        def ready(place, work, device, **given):
+            seen.update(ready=given, device=device, planned=place.exists("manifest.json"))
+            yield
+
+        @staticmethod
         def complete(writer, work, run, **given):
             from featreg.engine.run import complete
 
@@ -196,7 +203,8 @@ def test_ray_gets_what_is_said_of_it(tmp_path, monkeypatch):
     store = extracted(PHOTOS, tmp_path / "s", *MODEL, "--layer", "C5", *flags)
     assert store.complete
     given = {"num_gpus": 0.5, "num_workers": 3, "address": "auto"}
-    assert seen == {**given, "extractor": None, "workers": None, "rows": 12}
+    before = {"ready": given, "device": "cpu", "planned": False}
+    assert seen == {**before, **given, "extractor": None, "workers": None, "rows": 12}
 
 
 @pytest.mark.parametrize(

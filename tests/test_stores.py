@@ -114,7 +114,7 @@ def test_rows_carry_keys_targets_and_status(path):
     assert store.classes == ("x", "y", "z")
     assert store.complete
     assert len(store) == ROWS
-    assert attrs.astuple(store.summary) == (10, 9, 1, 0, 7, None, None, None)
+    assert attrs.astuple(store.summary) == (10, 9, 1, 0, 7, None, None, None, ())
     assert store.summary.images_per_second is None
 
 

@@ -14,7 +14,10 @@ __all__ = ["check_outside"]
 
 def check_outside(path: str | os.PathLike[str], what: str, place: Place | None = None) -> None:
     """Raise SpecError where a file or a folder would lie in a feature store, or in ``place``, where one is to be."""
-    where = Path(os.path.realpath(path))
+    try:
+        where = Path(os.path.realpath(path))
+    except ValueError:  # no path at all, as whoever writes there will say
+        return
     planned = place.root if isinstance(place, LocalPlace) else None
     for folder in where.parents:
         if folder == planned or ((folder / MANIFEST).is_file() and (folder / ZARR_JSON).is_file()):
