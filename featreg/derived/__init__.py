@@ -12,7 +12,7 @@ from featreg.derived.blocks import row_slices, sample_rows
 from featreg.derived.files import dump_fitted, load_fitted
 from featreg.derived.fitted import FittedRecipe, output_width
 from featreg.derived.fitting import fit, fit_bytes
-from featreg.derived.inputs import Shapes, Taps, gather, input_shapes, plan_taps, width_of
+from featreg.derived.inputs import Shapes, Taps, check_inputs, gather, input_shapes, plan_taps, width_of
 from featreg.derived.together import Rows, Sweep, check_enough, fit_together
 from featreg.recipe import Recipe
 
@@ -26,6 +26,7 @@ __all__ = [
     "derive_arrays",
     "dump_fitted",
     "check_enough",
+    "check_inputs",
     "fit",
     "fit_arrays",
     "fit_bytes",

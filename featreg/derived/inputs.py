@@ -16,7 +16,7 @@ from featreg.pooling import pool_array, pooled_info
 from featreg.recipe import Recipe
 from featreg.spec import ExtractionRequest, FeatureInfo, Layer
 
-__all__ = ["Shapes", "Taps", "gather", "input_shapes", "join", "plan_taps", "width_of"]
+__all__ = ["Shapes", "Taps", "check_inputs", "gather", "input_shapes", "join", "plan_taps", "width_of"]
 
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 """The shape of one row of each input of a recipe, after pooling."""
@@ -81,7 +81,7 @@ def gather(
     ``infos`` describe the layers as they are in ``features``. Raises LayerError for a layer that is not there,
     CapabilityError and InputError for one that cannot be pooled so.
     """
-    _check_inputs(recipe, features)
+    check_inputs(recipe, features)
     pools = {layer: pool for layer, pool in recipe.pools.items() if layer not in pooled}
     return {
         layer: pool_array(features[layer], infos[layer], pools[layer]) if layer in pools else features[layer]
@@ -99,7 +99,7 @@ def input_shapes(
 
     Raises as :func:`gather` does.
     """
-    _check_inputs(recipe, shapes)
+    check_inputs(recipe, shapes)
     found = []
     for layer in recipe.inputs:
         pool = None if layer in pooled else recipe.pools.get(layer)
@@ -116,11 +116,12 @@ def _pooled_shape(info: FeatureInfo, pool: Pool, shape: tuple[int, ...]) -> tupl
     return (pooled_info(info, pool).channels,)
 
 
-def _check_inputs(recipe: Recipe, layers: Collection[Layer]) -> None:
+def check_inputs(recipe: Recipe, layers: Collection[Layer], lacking: str = "which is not there") -> None:
+    """Raise LayerError for an input that is none of the layers; ``lacking`` says so in the message."""
     for layer in recipe.inputs:
         if layer not in layers:
             raise LayerError(
-                f"the recipe {recipe.name!r} takes {layer!r}, which is not there",
+                f"the recipe {recipe.name!r} takes {layer!r}, {lacking}",
                 f"some of {list(layers)}",
                 repr(layer),
                 near_matches(str(layer), map(str, layers)),

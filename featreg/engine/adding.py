@@ -18,10 +18,9 @@ from featreg.engine.planning.estimate import Estimate, estimate_addition, estima
 from featreg.engine.planning.fingerprint import fingerprint
 from featreg.engine.planning.learning import make_planner
 from featreg.engine.planning.outputs import Derive, Outputs, StoreDtypes, as_kept, as_recipes, inputs_of
-from featreg.engine.planning.passes import make_plan
+from featreg.engine.planning.passes import check_unknown, make_plan
 from featreg.engine.planning.plan import MAX_TASK_ROWS
 from featreg.engine.run import Run, Work
-from featreg.errors import LayerError
 from featreg.extractor import Extractor, create_extractor
 from featreg.recipe import Recipe
 from featreg.registry import Registry, default_registry
@@ -63,11 +62,7 @@ class LayerAddition:
     def check(self) -> None:
         """Raise LayerError for layers that the store has, StoreMismatchError where this machine makes other values."""
         manifest = self.writer.manifest
-        known = [layer.key for layer in manifest.layers]
-        asked = [*self.outputs.kept, *(recipe.name for recipe in self.outputs.recipes)]
-        double = [layer for layer in asked if layer in known]
-        if double:
-            raise LayerError(f"the store has the layers {double} already", "others than these", str(known))
+        check_unknown([*self.outputs.kept, *(recipe.name for recipe in self.outputs.recipes)], manifest)
         if self.is_opened:  # what the state of a module of your own is called may depend on its layers
             now = fingerprint(self.extractor, self.work.registry)
             check_same_model(manifest.fingerprint, now, self.writer.place.uri)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from featreg.derived import check_inputs
 from featreg.engine.arguments import run_of
 from featreg.engine.derivation import StoredInputs, input_record
 from featreg.engine.nothing import Nothing
@@ -16,10 +17,10 @@ from featreg.engine.planning.estimate import Estimate, estimate_addition, estima
 from featreg.engine.planning.fingerprint import derived_fingerprint
 from featreg.engine.planning.learning import write_fits
 from featreg.engine.planning.outputs import Derive, Outputs, StoreDtypes, as_recipes, inputs_of
-from featreg.engine.planning.passes import derived_records, row_bytes
+from featreg.engine.planning.passes import check_unknown, derived_records, row_bytes
 from featreg.engine.planning.plan import task_rows
 from featreg.engine.run import Work, complete
-from featreg.errors import LayerError, SpecError, StoreError, StoreExistsError, near_matches
+from featreg.errors import SpecError, StoreError, StoreExistsError
 from featreg.recipe import Recipe
 from featreg.registry import default_registry
 from featreg.spec import Layer
@@ -138,19 +139,10 @@ def _check(writer: StoreWriter, outputs: Outputs) -> None:
 
 def _check_inputs(writer: StoreWriter, recipes: tuple[Recipe, ...]) -> None:
     """Raise LayerError for inputs that the store has not, and for layers that it has already."""
-    known: list[Layer] = [layer.key for layer in writer.manifest.layers]
-    double = [recipe.name for recipe in recipes if recipe.name in known]
-    if double:
-        raise LayerError(f"the store has the layers {double} already", "others than these", str(known))
+    check_unknown([recipe.name for recipe in recipes], writer.manifest)
+    known = [layer.key for layer in writer.manifest.layers]
     for recipe in recipes:
-        for layer in recipe.inputs:
-            if layer not in known:
-                raise LayerError(
-                    f"the recipe {recipe.name!r} takes {layer!r}, which the store has not",
-                    f"some of {known}",
-                    repr(layer),
-                    near_matches(str(layer), map(str, known)),
-                )
+        check_inputs(recipe, known, "which the store has not")
 
 
 def _check_complete(writer: StoreWriter, layers: Sequence[Layer]) -> None:

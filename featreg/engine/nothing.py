@@ -9,7 +9,7 @@ __all__ = ["Nothing"]
 
 
 class Nothing(Source):
-    """Stands for the source of a store in which nothing is left to read."""
+    """Stands for the source of a store in which nothing is left to read, or in a process that reads no sample."""
 
     kind = uri = "nothing"
 

@@ -199,9 +199,16 @@ def do_tasks_here(
     monitor: Monitor,
 ) -> None:
     """Do the tasks of a pass that are not among ``done``, in this process."""
-    tasks = (task for task in map(part.task, task_order(part.count, run.part, run.seed)) if task.number not in done)
     with work.opened(part) as extractor:
-        run_tasks(tasks, work.source, extractor, writer, run.options(part), committed=committed, monitor=monitor)
+        run_tasks(
+            _tasks(part, run, done),
+            work.source,
+            extractor,
+            writer,
+            run.options(part),
+            committed=committed,
+            monitor=monitor,
+        )
 
 
 def _derive_tasks_here(
@@ -215,9 +222,13 @@ def _derive_tasks_here(
     monitor: Monitor,
 ) -> None:
     """Do the tasks of a pass whose layers are derived from others of the store: without a model or a source."""
-    tasks = (task for task in map(part.task, task_order(part.count, run.part, run.seed)) if task.number not in done)
-    for task, failed, own in derive_tasks(writer, part, tasks, run.options(part)):
+    for task, failed, own in derive_tasks(writer, part, _tasks(part, run, done), run.options(part)):
         committed(task, failed, own)
+
+
+def _tasks(part: Pass, run: Run, done: Collection[int]) -> Iterator[Task]:
+    """The tasks of a pass that are not among ``done``, in the order of this run."""
+    return (task for task in map(part.task, task_order(part.count, run.part, run.seed)) if task.number not in done)
 
 
 def _run_pass(

@@ -15,7 +15,7 @@ from featreg.engine.planning.fingerprint import fingerprint
 from featreg.engine.planning.outputs import Outputs, inputs_of
 from featreg.engine.planning.plan import task_rows
 from featreg.engine.planning.selection import Selection
-from featreg.errors import CapabilityError, RequestError
+from featreg.errors import CapabilityError, LayerError, RequestError
 from featreg.extractor import Extractor
 from featreg.pooling import flattened_info
 from featreg.preprocess import crop_size
@@ -24,10 +24,10 @@ from featreg.registry import Registry
 from featreg.sources import Source, is_reopenable
 from featreg.spec import FeatureInfo, Layer, Size
 from featreg.stores.fits import fit_record
-from featreg.stores.layout import InputRecord, LayerRecord, SourceRecord, array_names
+from featreg.stores.layout import InputRecord, LayerRecord, Manifest, SourceRecord, array_names
 from featreg.stores.writer import Plan
 
-__all__ = ["crop_infos", "derived_records", "make_plan", "model_inputs", "row_bytes", "source_record"]
+__all__ = ["check_unknown", "crop_infos", "derived_records", "make_plan", "model_inputs", "row_bytes", "source_record"]
 
 
 def make_plan(
@@ -90,6 +90,14 @@ def derived_records(
         info = FeatureInfo(recipe.name, width, None, "vector")
         fit = None if found is None or not recipe.passes else fit_record(found)
         yield LayerRecord(recipe.name, names[recipe.name], info, (width,), outputs.dtype(recipe.name), recipe, fit)
+
+
+def check_unknown(layers: Sequence[Layer], manifest: Manifest) -> None:
+    """Raise LayerError for layers that a store has already."""
+    known = [layer.key for layer in manifest.layers]
+    double = [layer for layer in layers if layer in known]
+    if double:
+        raise LayerError(f"the store has the layers {double} already", "others than these", str(known))
 
 
 def row_bytes(layers: Sequence[LayerRecord]) -> int:

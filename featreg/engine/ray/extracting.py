@@ -17,12 +17,12 @@ from featreg.engine.loop.loader import Loaded
 from featreg.engine.loop.options import Options
 from featreg.engine.loop.worker import fill_block
 from featreg.engine.monitoring.stages import Stages
+from featreg.engine.nothing import Nothing
 from featreg.engine.ray.chunks import task_at
 from featreg.engine.ray.crops import Decoded, decoded_rows
 from featreg.engine.ray.outcomes import Outcome, Raised, outcome_table
 from featreg.engine.run import Work
 from featreg.registry import default_registry
-from featreg.sources import Sample, Source
 from featreg.stores.layout import Pass
 from featreg.stores.places.opening import place_at
 from featreg.stores.receipts import read_receipt
@@ -100,15 +100,6 @@ class TaskExtractor:
 
     @cached_property
     def _model(self) -> Batching:
-        work = Work(_Elsewhere(), default_registry(), device=self._job.device)
+        work = Work(Nothing(), default_registry(), device=self._job.device)
         extractor = self._stack.enter_context(work.opened(self._part))
         return Batching(extractor, self._job.options.batch_size, stages=self._stages)
-
-
-class _Elsewhere(Source):
-    """Stands for the source in a process that reads no sample."""
-
-    kind = uri = "elsewhere"
-
-    def read(self, sample: Sample) -> bytes:
-        raise NotImplementedError
